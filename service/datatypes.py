@@ -1,0 +1,131 @@
+"""The values that pass between the stages; NumPy and the standard library only.
+
+Frames: a box or region is in pixels of the client's image, x to the right, y down, the origin at
+the top left corner of the top left pixel. Shape letters: H W = an image, h w = one region.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+SizeHW: TypeAlias = tuple[int, int]
+BoxXYXY: TypeAlias = tuple[float, float, float, float]
+RegionXYWH: TypeAlias = tuple[int, int, int, int]
+
+
+class Output(StrEnum):
+    """A map that a client can ask for, by its name in the API."""
+
+    IUV = "iuv"
+    IUV16 = "iuv16"
+    LABELS = "labels"
+    COARSE = "coarse"
+    MASK = "mask"
+    CONFIDENCE = "confidence"
+    VERTICES = "vertices"
+    EMBEDDING = "embedding"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A decoded picture: uint8 [H, W, 3], channels B, G, R, upright, C-contiguous."""
+
+    pixels_HW3: NDArray[np.uint8]
+
+    @property
+    def size_hw(self) -> SizeHW:
+        """Height and width in pixels."""
+        return self.pixels_HW3.shape[0], self.pixels_HW3.shape[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a client wants to know about one image; already checked against the model.
+
+    `boxes_xyxy`, where given, replace the detector's: inside the image, x0 < x1, y0 < y1; then
+    `class_ids` has one entry per box, None where a mesh was named instead of a class.
+    `max_region_pixels` bounds the sum of the areas of the instances' regions.
+    """
+
+    outputs: frozenset[Output]
+    min_score: float = 0.5
+    max_instances: int = 20
+    boxes_xyxy: tuple[BoxXYXY, ...] | None = None
+    class_ids: tuple[int | None, ...] = ()
+    mesh: str | None = None
+    is_confidence_range_shared: bool = False
+    max_region_pixels: int = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image on its way to the device.
+
+    `pixels_hw3` is the resized picture (uint8, B, G, R); `image_size_hw` is the size before that.
+    """
+
+    pixels_hw3: NDArray[np.uint8]
+    image_size_hw: SizeHW
+    query: Query
+
+    @property
+    def padded_size_hw(self) -> SizeHW:
+        """The size that the network sees: each side rounded up to a multiple of 32."""
+        height, width = self.pixels_hw3.shape[:2]
+        return -(-height // 32) * 32, -(-width // 32) * 32
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """One output of one instance.
+
+    `samples` is uint8 or uint16, [h, w] or [h, w, 3], in the instance's region; of `embedding`
+    and `coarse_logits` float16 [C, 112, 112]. Quantized samples carry `scale` and `offset`:
+    value = offset + scale * sample.
+    """
+
+    samples: NDArray[Any]
+    scale: float | None = None
+    offset: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One described person or animal.
+
+    `maps` is keyed by output name; a confidence by `confidence.<field>`; `Output.EMBEDDING` gives
+    `embedding` and `coarse_logits`. `class_id` is None where the client named a mesh instead.
+    """
+
+    score: float
+    class_id: int | None
+    box_xyxy: BoxXYXY
+    region_xywh: RegionXYWH
+    mesh: str | None = None
+    maps: Mapping[str, Map] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """All that the device side found in one image.
+
+    Instances are best first, or in the order of the given boxes. `stage_seconds` has the device
+    side's stages (`preprocess`, `network`, `postprocess`) of the batch that the image was in.
+    """
+
+    image_size_hw: SizeHW
+    instances: tuple[Instance, ...]
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def region_of(box_xyxy: BoxXYXY) -> RegionXYWH:
+    """The whole pixels that a box's maps cover, x, y, width, height; at least one pixel.
+
+    Truncated as detectron2 does, densepose/converters/base.py: make_int_box.
+    """
+    x0, y0, x1, y1 = box_xyxy
+    return int(x0), int(y0), max(int(x1 - x0), 1), max(int(y1 - y0), 1)

@@ -1,0 +1,84 @@
+"""What the service raises on purpose, in the order of a request's way; the message is for people.
+
+The HTTP status and the stable code of each stand in `service/api/errors.py`.
+"""
+
+
+class ServiceError(Exception):
+    """The base of all of them; the message is fit to show to a client."""
+
+
+class MalformedRequest(ServiceError):
+    """The body cannot be read: no image in it, bad multipart, bad JSON, bad base64."""
+
+
+class NotAcceptable(ServiceError):
+    """None of the representations that the client accepts can be given."""
+
+
+class UnsupportedMediaType(ServiceError):
+    """The body is of a type, or in a content encoding, that is not read here."""
+
+
+class SlowUpload(ServiceError):
+    """The body did not arrive in time."""
+
+
+class ClientLeft(ServiceError):
+    """The client closed the connection; nobody will read an answer."""
+
+
+class BodyTooLarge(ServiceError):
+    """The body has more bytes than are taken."""
+
+
+class ImageTooLarge(ServiceError):
+    """The image has more pixels than are decoded."""
+
+
+class UndecodableImage(ServiceError):
+    """The bytes are not an image that can be decoded."""
+
+
+class InvalidParameter(ServiceError):
+    """A parameter is unknown, given twice, or not a value that it can take."""
+
+
+class UnsupportedOutput(ServiceError):
+    """This model cannot give that map; the message says which can."""
+
+
+class AnswerTooLarge(ServiceError):
+    """The maps asked for have more samples than one answer may carry."""
+
+
+class Overloaded(ServiceError):
+    """The queue is full, or the deadline cannot be met: healthy but busy."""
+
+
+class ModelLoading(ServiceError):
+    """The model could not be ready by the deadline."""
+
+
+class Draining(ServiceError):
+    """The service is shutting down and takes no new requests."""
+
+
+class Unhealthy(ServiceError):
+    """The device side has stopped and cannot answer."""
+
+
+class DeadlineExceeded(ServiceError):
+    """The work itself overran the deadline."""
+
+
+class OutOfMemory(ServiceError):
+    """This one image does not fit the device even alone."""
+
+
+class DeviceUnavailable(ServiceError):
+    """The device that the operator chose is not there."""
+
+
+class InvalidSetting(ServiceError):
+    """An environment variable has a value that the service cannot use."""
