@@ -1,0 +1,335 @@
+import errno
+import hashlib
+import json
+import logging
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_store.catalogue import load_catalogue
+from model_store.errors import (
+    CheckpointRejected,
+    CheckpointUnavailable,
+    ModelNotAdded,
+    UnknownModel,
+)
+from model_store.store import ModelStore, default_folder
+
+CATALOGUE = load_catalogue()
+SHAPES = {"a.weight": (3, 2)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def store(folder: Path) -> ModelStore:
+    return ModelStore(folder, CATALOGUE)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "my weights.pkl"
+    path.write_bytes(pickle.dumps({"model": {"a.weight": np.ones((3, 2), np.float32)}}, 4))
+    return path
+
+
+def test_a_store_without_a_folder_has_the_catalogue_s_models(store: ModelStore):
+    assert store.cards == CATALOGUE
+    assert store.find("165712039") is CATALOGUE["R_50_FPN_s1x"]
+
+
+def test_the_demo_is_always_there(store: ModelStore):
+    demo = store.find("demo")
+    assert store.is_stored(demo)
+    assert store.checkpoint_path(demo).stat().st_size == demo.num_bytes
+
+
+def test_a_file_in_its_model_s_folder_is_that_model_s_checkpoint(store: ModelStore, folder: Path):
+    card = store.find("R_50_FPN_s1x")
+    assert not store.is_stored(card)
+    path = folder / "R_50_FPN_s1x" / "model_final_162be9.pkl"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert store.is_stored(card)
+    assert store.checkpoint_path(card) == path
+
+
+def test_a_missing_file_s_error_says_what_to_put_where_without_the_store_s_path(
+    store: ModelStore, folder: Path
+):
+    card = store.find("R_50_FPN_s1x")
+    with pytest.raises(CheckpointUnavailable) as error:
+        store.checkpoint_path(card)
+    message = str(error.value)
+    assert f"put model_final_162be9.pkl ({card.url}) into its folder R_50_FPN_s1x" in message
+    assert "densepose models add" in message
+    assert str(folder) not in message
+
+
+def test_an_added_model_is_served_like_the_one_it_resembles(
+    store: ModelStore, folder: Path, weights: Path
+):
+    added = store.add("mine", weights, "cse/densepose_rcnn_R_50_FPN_s1x", SHAPES)
+    assert added == store.find("MINE") == store.cards["mine"]
+    like = CATALOGUE["cse_R_50_FPN_s1x"]
+    assert added.architecture == like.architecture
+    assert added.kind == "cse"
+    assert (added.short_side, added.long_side) == (800, 1333)
+    assert added.num_bytes == weights.stat().st_size
+    assert added.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert (added.url, added.licence, added.md5_prefix, added.published) == (None, None, None, {})
+    assert store.checkpoint_path(added).read_bytes() == weights.read_bytes()
+    assert [path.name for path in folder.iterdir()] == ["mine"]
+
+
+def test_an_added_model_stays_when_the_original_goes(store: ModelStore, weights: Path):
+    content = weights.read_bytes()
+    store.add("mine", weights, "demo", SHAPES)
+    weights.unlink()
+    assert store.checkpoint_path(store.find("mine")).read_bytes() == content
+
+
+def test_a_model_that_another_process_adds_is_seen(folder: Path, store: ModelStore, weights: Path):
+    assert "mine" not in store.cards
+    ModelStore(folder, CATALOGUE).add("mine", weights, "demo", SHAPES)
+    assert store.find("mine").architecture == CATALOGUE["demo"].architecture
+
+
+def test_the_sides_are_those_given_and_else_the_resembled_model_s(store: ModelStore, weights: Path):
+    assert store.add("a", weights, "demo", SHAPES, short_side=480).long_side == 533
+    both = store.add("b", weights, "demo", SHAPES, short_side=640, long_side=1024)
+    assert (both.short_side, both.long_side) == (640, 1024)
+    assert store.find("b") == both
+    assert (store.find("a").short_side, store.find("a").long_side) == (480, 533)
+
+
+@pytest.mark.parametrize(
+    ("short_side", "long_side"),
+    [(0, None), (-800, None), (31, 533), (800, 640), (600, None), (320, 9999)],
+)
+def test_sides_that_make_no_sense_are_refused(
+    store: ModelStore, folder: Path, weights: Path, short_side: int, long_side: int | None
+):
+    with pytest.raises(ModelNotAdded, match=f"{short_side} x"):
+        store.add("mine", weights, "demo", SHAPES, short_side=short_side, long_side=long_side)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "../mine",
+        "a/b",
+        "a\\b",
+        "/etc",
+        ".hidden",
+        "-rf",
+        "mine\n",
+        "mi ne",
+        "mine\0",
+        "më",
+        "a" * 65,
+        "~",
+    ],
+)
+def test_a_name_that_is_not_a_plain_folder_s_is_refused(
+    store: ModelStore, tmp_path: Path, weights: Path, name: str
+):
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ModelNotAdded, match="cannot be a model's name") as error:
+        store.add(name, weights, "demo", SHAPES)
+    assert str(error.value).isprintable()
+    with pytest.raises(UnknownModel):
+        store.remove(name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["demo", "DEMO", "r_50_fpn_s1x", "165712039", "Mine", "mine"])
+def test_a_name_that_is_taken_in_any_case_is_refused(store: ModelStore, weights: Path, name: str):
+    store.add("mine", weights, "demo", SHAPES)
+    with pytest.raises(ModelNotAdded, match="taken"):
+        store.add(name, weights, "demo", SHAPES)
+
+
+def test_an_own_model_can_resemble_only_one_of_the_catalogue(store: ModelStore, weights: Path):
+    store.add("mine", weights, "demo", SHAPES)
+    with pytest.raises(UnknownModel, match="no model 'mine'"):
+        store.add("other", weights, "mine", SHAPES)
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda path: path.unlink(), CheckpointUnavailable),
+        (lambda path: path.write_bytes(path.read_bytes()[:-5]), CheckpointRejected),
+        (lambda path: path.write_bytes(b"\x80\x02cposix\nsystem\n."), CheckpointRejected),
+    ],
+    ids=["missing", "damaged", "hostile"],
+)
+def test_a_bad_file_leaves_nothing_behind(
+    store: ModelStore,
+    folder: Path,
+    weights: Path,
+    make: Callable[[Path], object],
+    error: type[Exception],
+):
+    make(weights)
+    with pytest.raises(error, match=r"my weights\.pkl"):
+        store.add("mine", weights, "demo", SHAPES)
+    assert not folder.exists()
+
+
+def test_a_file_of_another_architecture_is_refused(store: ModelStore, weights: Path):
+    with pytest.raises(CheckpointRejected, match=r"another architecture.*a\.weight"):
+        store.add("mine", weights, "demo", {"a.weight": (3, 3)})
+    assert "mine" not in store.cards
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    store: ModelStore, folder: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(source: Path, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    monkeypatch.setattr(shutil, "copyfile", fail)
+    with pytest.raises(ModelNotAdded, match="mine cannot be stored: No space left") as error:
+        store.add("mine", weights, "demo", SHAPES)
+    assert str(folder) not in str(error.value)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_without_its_path(
+    folder: Path, store: ModelStore, weights: Path
+):
+    folder.write_text("a file in the folder's place")
+    with pytest.raises(ModelNotAdded, match="cannot be stored") as error:
+        store.add("mine", weights, "demo", SHAPES)
+    assert str(folder) not in str(error.value)
+
+
+def test_of_two_processes_that_add_one_name_at_once_one_succeeds(
+    folder: Path, store: ModelStore, weights: Path, monkeypatch: pytest.MonkeyPatch
+):
+    copy = shutil.copyfile
+
+    def copy_while_another_adds(source: Path, target: Path) -> None:
+        monkeypatch.setattr(shutil, "copyfile", copy)
+        ModelStore(folder, CATALOGUE).add("mine", weights, "R_50_FPN_s1x", SHAPES)
+        copy(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", copy_while_another_adds)
+    with pytest.raises(ModelNotAdded, match="cannot be stored: Directory not empty"):
+        store.add("mine", weights, "demo", SHAPES)
+    assert [path.name for path in folder.iterdir()] == ["mine"]
+    assert store.find("mine").architecture == CATALOGUE["R_50_FPN_s1x"].architecture
+    assert store.is_stored(store.find("mine"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_text("{"),
+        lambda path: path.write_bytes(b"\xff\xfe"),
+        lambda path: path.write_text("[]"),
+        lambda path: path.write_text("{}"),
+        lambda path: (path.unlink(), path.mkdir()),
+        lambda path: edit(path, like="no such model"),
+        lambda path: edit(path, short_side="800"),
+        lambda path: edit(path, short_side=-1),
+        lambda path: edit(path, long_side=10**9),
+    ],
+)
+def test_a_damaged_card_hides_its_own_model_only(
+    folder: Path,
+    store: ModelStore,
+    weights: Path,
+    damage: Callable[[Path], object],
+    caplog: pytest.LogCaptureFixture,
+):
+    store.add("bad", weights, "demo", SHAPES)
+    store.add("good", weights, "demo", SHAPES)
+    damage(folder / "bad" / "card.json")
+    with caplog.at_level(logging.WARNING):
+        assert set(store.cards) == {*CATALOGUE, "good"}
+    assert "own model bad is passed over" in caplog.text
+    with pytest.raises(ModelNotAdded, match="taken"):
+        store.add("bad", weights, "demo", SHAPES)
+    store.remove("bad")
+    store.add("bad", weights, "demo", SHAPES)
+    assert "bad" in store.cards
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_folders_that_are_not_whole_models_are_not_models(folder: Path, store: ModelStore):
+    for name in (".mine.0123", "empty", "not a name"):
+        (folder / name).mkdir(parents=True)
+    (folder / ".mine.0123" / "card.json").write_text("{}")
+    (folder / "not a name" / "card.json").write_text("{}")
+    (folder / "file").touch()
+    assert store.cards == CATALOGUE
+
+
+def test_the_catalogue_s_model_wins_over_an_own_one_of_its_name(
+    folder: Path, weights: Path, caplog: pytest.LogCaptureFixture
+):
+    before = {name: card for name, card in CATALOGUE.items() if name != "R_101_FPN_s1x"}
+    ModelStore(folder, before).add("r_101_fpn_s1x", weights, "demo", SHAPES)
+    store = ModelStore(folder, CATALOGUE)
+    assert store.cards == CATALOGUE
+    assert "hidden by the catalogue" in caplog.text
+    assert store.find("r_101_fpn_s1x") is CATALOGUE["R_101_FPN_s1x"]
+    store.remove("r_101_fpn_s1x")
+    assert list(folder.iterdir()) == []
+
+
+def test_a_removed_model_is_gone_with_its_file(folder: Path, store: ModelStore, weights: Path):
+    card = store.add("mine", weights, "demo", SHAPES)
+    store.remove("mine")
+    assert list(folder.iterdir()) == []
+    assert weights.exists()
+    with pytest.raises(UnknownModel):
+        store.find("mine")
+    with pytest.raises(CheckpointUnavailable, match="mine is gone from the model store"):
+        store.checkpoint_path(card)
+
+
+def test_only_an_own_model_can_be_removed(folder: Path, store: ModelStore):
+    (folder / "R_50_FPN_s1x").mkdir(parents=True)
+    for name in ("R_50_FPN_s1x", "demo", "nothing"):
+        with pytest.raises(UnknownModel, match=f"no own model {name}"):
+            store.remove(name)
+    assert (folder / "R_50_FPN_s1x").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("cache", "expected"),
+    [
+        ("/somewhere/cache", Path("/somewhere/cache/densepose-serving")),
+        ("relative/cache", Path("/home/ada/.cache/densepose-serving")),
+        ("", Path("/home/ada/.cache/densepose-serving")),
+        (None, Path("/home/ada/.cache/densepose-serving")),
+    ],
+)
+def test_the_default_folder_is_in_the_user_s_cache(
+    monkeypatch: pytest.MonkeyPatch, cache: str | None, expected: Path
+):
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if cache is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    assert default_folder() == expected
