@@ -1,0 +1,77 @@
+"""The last layers: logits, chart coordinates, confidences, embeddings of each box.
+
+Shape letters: R boxes, C channels, P = side of the hidden layer, S = 4 P = side of the output.
+"""
+
+from collections.abc import Collection
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model_store.catalogue import Architecture
+
+# Background and 24 charts.
+NUM_LABELS = 25
+# The least segmentation confidence. densepose/config.py: SEGM_CONFIDENCE.EPSILON
+MIN_SEGM_CONFIDENCE = 0.01
+# What the checkpoints call the layers otherwise than the fields.
+LAYER_OF = {"coarse_segm": "ann_index_lowres", "fine_segm": "index_uv_lowres"}
+
+
+def _deconv(in_channels: int, out_channels: int) -> nn.Module:
+    return nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1)
+
+
+def _layer(field: str) -> str:
+    return LAYER_OF.get(field, f"{field}_lowres")
+
+
+def _upsample(low_RCss: Tensor) -> Tensor:
+    return F.interpolate(low_RCss.float(), scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+class ChartPredictor(nn.Module):
+    """Coarse and fine segmentation, U and V of every chart, and what confidences there are."""
+
+    def __init__(self, in_channels: int, architecture: Architecture) -> None:
+        super().__init__()
+        self.fields = ("coarse_segm", "fine_segm", "u", "v", *architecture.confidence_fields)
+        for field in self.fields:
+            channels = NUM_LABELS
+            if field.endswith("_segm_confidence"):
+                channels = 1
+            elif field == "coarse_segm":
+                channels = architecture.coarse_channels
+            self.add_module(_layer(field), _deconv(in_channels, channels))
+
+    def forward(self, hidden_RCPP: Tensor, fields: Collection[str]) -> dict[str, Tensor]:
+        """The named fields, float32 [R, channels, S, S].
+
+        A model with segmentation confidences multiplies its segmentation logits with them:
+        densepose/modeling/predictors/chart_confidence.py.
+        """
+        raw = {
+            field: _upsample(self.get_submodule(_layer(field))(hidden_RCPP))
+            for field in self.fields
+            if field in fields or field.removesuffix("_confidence") in fields
+        }
+        for field in ("fine_segm", "coarse_segm"):
+            if (confidence := f"{field}_confidence") in raw:
+                raw[confidence] = F.softplus(raw[confidence]) + MIN_SEGM_CONFIDENCE
+                if field in raw:
+                    raw[field] = raw[field] * raw[confidence]
+        return {field: raw[field] for field in fields}
+
+
+class EmbeddingPredictor(nn.Module):
+    """Coarse segmentation and an embedding of every pixel: Neverova et al., arXiv 2011.12438."""
+
+    def __init__(self, in_channels: int, architecture: Architecture) -> None:
+        super().__init__()
+        self.coarse_segm_lowres = _deconv(in_channels, architecture.coarse_channels)
+        self.embed_lowres = _deconv(in_channels, architecture.embed_size)
+
+    def forward(self, hidden_RCPP: Tensor, fields: Collection[str]) -> dict[str, Tensor]:
+        """The named fields of `coarse_segm` and `embedding`, float32 [R, channels, S, S]."""
+        layers = {"coarse_segm": self.coarse_segm_lowres, "embedding": self.embed_lowres}
+        return {field: _upsample(layers[field](hidden_RCPP)) for field in fields}

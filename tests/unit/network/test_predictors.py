@@ -1,0 +1,41 @@
+import torch
+from torch.nn import functional as F
+
+from model_store.catalogue import Architecture
+from service.network.predictors import ChartPredictor, EmbeddingPredictor
+
+
+def test_only_the_named_fields_are_given() -> None:
+    predictor = ChartPredictor(8, Architecture(uv_confidence="indep_aniso", segm_confidence=True))
+    fields = ("coarse_segm", "u", "kappa_v")
+    with torch.inference_mode():
+        raw = predictor(torch.randn(2, 8, 7, 7), fields)
+    assert tuple(raw) == fields
+    assert {field: tuple(raw[field].shape) for field in fields} == {
+        "coarse_segm": (2, 2, 28, 28),
+        "u": (2, 25, 28, 28),
+        "kappa_v": (2, 25, 28, 28),
+    }
+
+
+def test_segmentation_is_weighted_by_its_confidence_also_where_that_is_not_asked_for() -> None:
+    architecture = Architecture(segm_confidence=True)
+    predictor = ChartPredictor(8, architecture)
+    hidden = torch.randn(1, 8, 7, 7)
+
+    def upsampled(layer: str) -> torch.Tensor:
+        low = predictor.get_submodule(layer)(hidden)
+        return F.interpolate(low, scale_factor=2, mode="bilinear")
+
+    with torch.inference_mode():
+        segmentation = predictor(hidden, ("fine_segm",))["fine_segm"]
+        confidence = F.softplus(upsampled("fine_segm_confidence_lowres")) + 0.01
+        torch.testing.assert_close(segmentation, upsampled("index_uv_lowres") * confidence)
+
+
+def test_half_precision_logits_are_resampled_in_float32() -> None:
+    predictor = EmbeddingPredictor(8, Architecture(predictor="cse")).bfloat16()
+    with torch.inference_mode():
+        raw = predictor(torch.randn(1, 8, 7, 7).bfloat16(), ("coarse_segm", "embedding"))
+    assert {tensor.dtype for tensor in raw.values()} == {torch.float32}
+    assert raw["embedding"].shape == (1, 16, 28, 28)
