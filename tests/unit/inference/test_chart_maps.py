@@ -1,0 +1,169 @@
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from service.datatypes import Output, RegionXYWH
+from service.inference.chart_maps import CONFIDENCE_RANGES, ChartMaps, confidence_names
+from service.inference.map_buffer import Chunk, MapBuffer
+from service.inference.regions import num_pixels
+
+CONFIDENCES = ("sigma_2", "kappa_u", "kappa_v", "fine_segm_confidence", "coarse_segm_confidence")
+CPU = torch.device("cpu")
+SIDE = 28
+
+
+def random_raw(instances: int, num_coarse: int = 2) -> dict[str, Tensor]:
+    torch.manual_seed(instances)
+    channels = {"coarse_segm": num_coarse, **dict.fromkeys(CONFIDENCES[3:], 1)}
+    fields = ("coarse_segm", "fine_segm", "u", "v", *CONFIDENCES)
+    return {f: torch.randn(instances, channels.get(f, 25), SIDE, SIDE) for f in fields}
+
+
+def paint(
+    raw: Mapping[str, Tensor], regions: Sequence[RegionXYWH], *outputs: Output, tile: int = 5000
+) -> MapBuffer:
+    chart_maps = ChartMaps(CONFIDENCES)
+    asked = frozenset(outputs)
+    maps = MapBuffer(chart_maps.layout(asked, num_pixels(regions), len(regions)), CPU)
+    chunk = Chunk(regions, [None] * len(regions), 0, 0, tile)
+    chart_maps.paint({field: raw[field] for field in chart_maps.fields(asked)}, chunk, maps)
+    return maps
+
+
+def resize(raw: Tensor, region: RegionXYWH) -> Tensor:
+    return F.interpolate(raw[None], size=(region[3], region[2]), mode="bilinear")[0]
+
+
+@pytest.mark.parametrize("num_coarse", [2, 15])
+def test_maps_are_those_of_each_box_resized_on_its_own(num_coarse: int) -> None:
+    regions = [(0, 0, 90, 120), (4, 4, 1, 1), (2, 2, 30, 17)]
+    raw = random_raw(3, num_coarse)
+    outputs = (Output.IUV, Output.IUV16, Output.LABELS, Output.COARSE, Output.MASK)
+    maps = paint(raw, regions, *outputs)
+    start = 0
+    for index, region in enumerate(regions):
+        stop = start + region[2] * region[3]
+        coarse = resize(raw["coarse_segm"][index], region).argmax(0)
+        label = resize(raw["fine_segm"][index], region).argmax(0) * (coarse > 0)
+        uv = torch.stack([resize(raw[f][index], region).gather(0, label[None])[0] for f in "uv"])
+        uv = uv.clamp(0, 1) * (label > 0)
+        assert torch.equal(maps[Output.LABELS][start:stop].long(), label.flatten())
+        assert torch.equal(maps[Output.COARSE][start:stop].long(), coarse.flatten())
+        assert torch.equal(maps[Output.MASK][start:stop].long(), (label > 0).flatten() * 255)
+        for output, scale in ((Output.IUV, 255), (Output.IUV16, 65535)):
+            iuv = maps[output][start:stop].to(torch.int32)
+            assert torch.equal(iuv[:, 0].long(), label.flatten())
+            expected = uv.flatten(1).T * scale
+            expected = expected.round() if scale == 65535 else expected.floor()
+            # Exact but where the last bit of a float decides.
+            difference = (iuv[:, 1:] - expected).abs()
+            assert difference.max() <= 1
+            assert (difference > 0).float().mean() < 0.01
+        start = stop
+
+
+def test_confidences_are_quantized_over_the_body_of_their_instance() -> None:
+    regions = [(0, 0, 40, 50), (0, 0, 25, 31)]
+    raw = random_raw(2)
+    maps = paint(raw, regions, Output.CONFIDENCE, Output.LABELS)
+    names = confidence_names(CONFIDENCES)
+    start = 0
+    for index, region in enumerate(regions):
+        pixels = slice(start, start + region[2] * region[3])
+        label = maps[Output.LABELS][pixels].long()
+        for field in CONFIDENCES:
+            values = resize(raw[field][index], region).flatten(1)
+            values = values.gather(0, label[None] * (len(values) > 1))[0]
+            low, high = maps[CONFIDENCE_RANGES][:, index, names.index(field)]
+            samples = maps[Output.CONFIDENCE][names.index(field), pixels].to(torch.int32)
+            body = label > 0
+            assert torch.isclose(low, values[body].min())
+            assert torch.isclose(high, values[body].max())
+            assert samples[~body].max() == 0
+            decoded = low + (high - low) / 65535 * samples
+            # Half a step, and what float32 rounds in between.
+            assert (decoded - values)[body].abs().max() <= (high - low) / 65535 / 2 + 1e-6
+        start = pixels.stop
+
+
+def test_an_instance_without_body_has_no_range() -> None:
+    raw = random_raw(1)
+    raw["coarse_segm"][:, 0] += 100
+    maps = paint(raw, [(0, 0, 9, 9)], Output.CONFIDENCE)
+    assert maps[Output.CONFIDENCE].to(torch.int32).max() == 0
+    assert not torch.isfinite(maps[CONFIDENCE_RANGES]).any()
+
+
+def test_u_and_v_beyond_their_range_are_clamped_and_never_wrap() -> None:
+    raw = random_raw(1)
+    raw["coarse_segm"][:, 1] += 100
+    raw["fine_segm"][:, 0] -= 100
+    raw["u"] += 1000
+    raw["v"] -= 1000
+    maps = paint(raw, [(0, 0, 20, 20)], Output.IUV, Output.IUV16)
+    assert maps[Output.IUV][:, 1:].unique(dim=0).tolist() == [[255, 0]]
+    assert maps[Output.IUV16].to(torch.int32)[:, 1:].unique(dim=0).tolist() == [[65535, 0]]
+
+
+def test_only_what_the_outputs_need_is_asked_of_the_head() -> None:
+    chart_maps = ChartMaps(CONFIDENCES)
+    assert chart_maps.fields(frozenset({Output.COARSE})) == ("coarse_segm",)
+    assert chart_maps.fields(frozenset({Output.LABELS})) == ("coarse_segm", "fine_segm")
+    assert "u" in chart_maps.fields(frozenset({Output.IUV}))
+    assert not set(CONFIDENCES) & set(chart_maps.fields(frozenset({Output.IUV, Output.MASK})))
+
+
+def test_the_number_of_operators_does_not_depend_on_the_number_of_instances() -> None:
+    class Counter(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.num_operators = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            self.num_operators += 1
+            return func(*args, **(kwargs or {}))
+
+    def count(instances: int) -> int:
+        regions = [(0, 0, 5 + index % 7, 9) for index in range(instances)]
+        raw = random_raw(instances)
+        with Counter() as counter:
+            paint(raw, regions, Output.IUV, Output.CONFIDENCE)
+        return counter.num_operators
+
+    assert count(2) == count(40) > 0
+
+
+MEMORY_PROBE = """
+import resource, sys
+import torch
+from service.datatypes import Output
+from service.inference.chart_maps import ChartMaps
+from service.inference.map_buffer import Chunk, MapBuffer
+from service.inference.predictor import MAX_CHUNK, MAX_TILE_PIXELS
+side, num_regions = int(sys.argv[1]), int(sys.argv[2])
+outputs, chart_maps = frozenset({Output.IUV}), ChartMaps(())
+fields = chart_maps.fields(outputs)
+raw = {f: torch.randn(MAX_CHUNK, 2 if f == "coarse_segm" else 25, 112, 112) for f in fields}
+layout = chart_maps.layout(outputs, num_regions * side**2, num_regions)
+maps = MapBuffer(layout, torch.device("cpu"))
+maps["iuv"].zero_()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for first in range(0, num_regions, MAX_CHUNK):
+    regions = [(0, 0, side, side)] * min(MAX_CHUNK, num_regions - first)
+    part = {f: r[: len(regions)] for f, r in raw.items()}
+    chunk = Chunk(regions, [None] * len(regions), first, first * side**2, MAX_TILE_PIXELS["cpu"])
+    chart_maps.paint(part, chunk, maps)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_a_hundred_large_regions_take_less_than_256_mib_beside_their_maps() -> None:
+    probe = [sys.executable, "-c", MEMORY_PROBE, "2000", "100"]
+    growth_mib = int(subprocess.run(probe, check=True, capture_output=True, text=True).stdout)
+    assert 0 < growth_mib < 256

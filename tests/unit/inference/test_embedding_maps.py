@@ -1,0 +1,75 @@
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from service.datatypes import Output
+from service.inference.embedding_maps import COARSE_LOGITS, EmbeddingMaps, closest_vertices
+from service.inference.map_buffer import Chunk, MapBuffer
+from service.inference.regions import num_pixels
+
+CPU = torch.device("cpu")
+
+
+def unit_vectors(*shape: int) -> Tensor:
+    return F.normalize(torch.randn(*shape), dim=-1)
+
+
+def full_matrix_search(pixels: Tensor, vertices: Tensor) -> Tensor:
+    """The definition: the least entry of the whole matrix of squared distances, lowest index."""
+    distances = torch.mm(-2 * pixels, vertices.T)
+    distances += (pixels**2).sum(1, keepdim=True) + (vertices**2).sum(1, keepdim=True).T
+    return distances.argmin(dim=1)
+
+
+def test_the_search_finds_what_the_full_matrix_gives() -> None:
+    torch.manual_seed(0)
+    pixels, vertices = torch.randn(5000, 16), unit_vectors(27554, 16)
+    assert torch.equal(closest_vertices(pixels, vertices), full_matrix_search(pixels, vertices))
+
+
+def test_equal_distances_go_to_the_lowest_index() -> None:
+    vertices = unit_vectors(50, 16).repeat(20, 1)
+    found = closest_vertices(torch.randn(300, 16), vertices)
+    assert found.max() < 50
+
+
+def test_no_pixels_find_nothing() -> None:
+    assert closest_vertices(torch.zeros(0, 16), unit_vectors(10, 16)).shape == (0,)
+
+
+def test_each_instance_is_matched_against_its_own_mesh() -> None:
+    torch.manual_seed(0)
+    vertices = {"cat_90": unit_vectors(90, 16), "dog_70": unit_vectors(70, 16)}
+    meshes = ["dog_70", "cat_90", "dog_70"]
+    regions = [(0, 0, 30, 40), (5, 5, 1, 1), (9, 0, 57, 23)]
+    raw = {"coarse_segm": torch.randn(3, 2, 112, 112), "embedding": torch.randn(3, 16, 112, 112)}
+    embedding_maps = EmbeddingMaps(vertices)
+    outputs = frozenset({Output.VERTICES, Output.MASK, Output.COARSE, Output.EMBEDDING})
+    maps = MapBuffer(embedding_maps.layout(outputs, num_pixels(regions), 3), CPU)
+    embedding_maps.paint(raw, Chunk(regions, meshes, 0, 0, 700), maps)
+    start = 0
+    for index, ((_, _, w, h), mesh) in enumerate(zip(regions, meshes, strict=True)):
+        stop = start + w * h
+        resized = {
+            field: F.interpolate(array[index : index + 1], size=(h, w), mode="bilinear")[0]
+            for field, array in raw.items()
+        }
+        body = (resized["coarse_segm"].argmax(0) > 0).flatten()
+        expected = full_matrix_search(resized["embedding"].flatten(1).T, vertices[mesh]) + 1
+        expected = expected * body
+        assert torch.equal(maps[Output.VERTICES][start:stop].to(torch.int64), expected)
+        assert torch.equal(maps[Output.MASK][start:stop] == 255, body)
+        assert torch.equal(maps[Output.COARSE][start:stop] == 1, body)
+        start = stop
+    assert torch.equal(maps[Output.EMBEDDING], raw["embedding"].half())
+    assert torch.equal(maps[COARSE_LOGITS], raw["coarse_segm"].half())
+
+
+def test_masks_alone_need_no_embedding() -> None:
+    embedding_maps = EmbeddingMaps({})
+    outputs = frozenset({Output.MASK})
+    assert embedding_maps.fields(outputs) == ("coarse_segm",)
+    maps = MapBuffer(embedding_maps.layout(outputs, 12, 1), CPU)
+    raw = {"coarse_segm": torch.stack((torch.zeros(112, 112), torch.ones(112, 112)))[None]}
+    embedding_maps.paint(raw, Chunk([(0, 0, 3, 4)], ["smpl_27554"], 0, 0, 100), maps)
+    assert maps[Output.MASK].tolist() == [255] * 12

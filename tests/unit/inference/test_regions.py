@@ -1,0 +1,42 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from service.inference.regions import as_table, num_pixels, tiles
+
+SIDE = 112
+REGIONS = [(3, 4, 1, 1), (0, 0, 57, 200), (9, 9, 300, 41), (5, 5, 112, 112), (0, 1, 1, 77)]
+
+
+@pytest.mark.parametrize("max_pixels", [1000, 2**20])
+def test_sampling_a_region_is_resizing_the_head_s_output_to_it(max_pixels: int) -> None:
+    torch.manual_seed(0)
+    raw = torch.randn(len(REGIONS), 27, SIDE, SIDE)
+    table = as_table(raw)
+    device = torch.device("cpu")
+    sampled = torch.cat([tile.sample(table) for tile in tiles(REGIONS, SIDE, max_pixels, device)])
+    expected = torch.cat(
+        [
+            F.interpolate(one[None], size=(h, w), mode="bilinear", align_corners=False)[0]
+            .flatten(1)
+            .T
+            for one, (_, _, w, h) in zip(raw, REGIONS, strict=True)
+        ]
+    )
+    torch.testing.assert_close(sampled, expected, rtol=1e-5, atol=2e-6)
+
+
+def test_tiles_cover_every_pixel_once_and_know_its_region() -> None:
+    regions_seen = torch.zeros(len(REGIONS), dtype=torch.int64)
+    end = 0
+    for tile in tiles(REGIONS, SIDE, 999, torch.device("cpu")):
+        assert tile.pixels.start == end
+        assert tile.pixels.stop - tile.pixels.start <= 999
+        end = tile.pixels.stop
+        regions_seen += tile.region_T.bincount(minlength=len(REGIONS))
+    assert end == num_pixels(REGIONS)
+    assert regions_seen.tolist() == [w * h for _, _, w, h in REGIONS]
+
+
+def test_no_regions_have_no_tiles() -> None:
+    assert list(tiles([], SIDE, 10, torch.device("cpu"))) == []
