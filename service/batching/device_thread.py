@@ -56,7 +56,7 @@ class DeviceThread(Generic[K, S, R]):
     @property
     def is_alive(self) -> bool:
         """Whether what is submitted will be answered."""
-        return self._thread.is_alive()
+        return not self._is_stopping and self._thread.is_alive()
 
     def submit(self, key: K, sample: S, deadline: float) -> Ticket[K, S, R]:
         """A place in the queue; the deadline is by the monotonic clock.
@@ -67,7 +67,7 @@ class DeviceThread(Generic[K, S, R]):
         """
         ticket = Ticket[K, S, R](key, sample, deadline)
         with self._changed:
-            if self._is_stopping or not self._thread.is_alive():
+            if not self.is_alive:
                 raise Unhealthy("The service cannot compute any more; try another replica.")
             if len(self._waiting) >= self._max_queue:
                 raise Overloaded("The queue is full; try again later.")
@@ -83,14 +83,20 @@ class DeviceThread(Generic[K, S, R]):
         self._thread.join()
 
     def _work(self) -> None:
+        batch: list[Ticket[K, S, R]] = []
         try:
             while batch := self._take():
                 self._answer(batch)
         finally:
+            # Also when something ends the thread that no request can be blamed for.
             with self._changed:
                 self._is_stopping = True
+                stopped = Unhealthy("The service has stopped computing.")
+                for ticket in batch:
+                    if not ticket.result.done():
+                        ticket.result.set_exception(stopped)
                 for ticket in self._waiting:
-                    _fail(ticket, Unhealthy("The service has stopped computing."))
+                    _fail(ticket, stopped)
                 self._waiting.clear()
 
     def _take(self) -> list[Ticket[K, S, R]]:
