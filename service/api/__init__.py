@@ -1,0 +1,1 @@
+"""HTTP in, HTTP out: routes, parameters, schemas, the error table."""

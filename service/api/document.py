@@ -1,0 +1,166 @@
+"""The OpenAPI document: what the routes take and give, beyond what their signatures say."""
+
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Any, Literal
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from service.api.errors import (
+    INTERNAL_ERROR,
+    PROBLEM_MEDIA_TYPE,
+    PROBLEM_OF,
+    Problem,
+    problem_body,
+)
+from service.api.examples import (
+    DESCRIPTION,
+    EXAMPLE_ANSWER,
+    EXAMPLE_FORM,
+    EXAMPLE_JSON,
+    HEADERS,
+)
+from service.api.schemas import Answer, Parameters, ProblemDetails
+from service.errors import ClientLeft
+
+REFERENCE = "#/components/schemas/{model}"
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The application's OpenAPI document."""
+    openapi = get_openapi(
+        title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes
+    )
+    schemas: dict[str, Any] = openapi["components"]["schemas"]
+    for model in (Answer, ProblemDetails):
+        schemas |= _definitions(model, "serialization")
+    _drop_framework_errors(openapi)
+    return openapi
+
+
+def problem_responses(problems: Iterable[Problem]) -> dict[int | str, dict[str, Any]]:
+    """What these errors, and a defect of ours, look like: by status, each code as an example."""
+    by_code = {problem.code: problem for problem in (*problems, INTERNAL_ERROR)}
+    in_order = sorted(by_code.values(), key=lambda problem: problem.status)
+    return {
+        status: _problem_response(list(group))
+        for status, group in groupby(in_order, key=lambda problem: problem.status)
+    }
+
+
+def densepose_responses() -> dict[int | str, dict[str, Any]]:
+    """The answers about an image, and everything that can go wrong on the way to one."""
+    answer = {
+        "description": "All that was found in the image.",
+        "headers": {
+            name: {"description": text, "schema": {"type": "string"}}
+            for name, text in HEADERS.items()
+        },
+        "content": {
+            "application/json": {
+                "schema": {"$ref": REFERENCE.format(model="Answer")},
+                "example": EXAMPLE_ANSWER,
+            },
+            "image/png": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+    problems = (problem for error, problem in PROBLEM_OF.items() if error is not ClientLeft)
+    return {200: answer} | problem_responses(problems)
+
+
+def densepose_operation() -> dict[str, Any]:
+    """The parameters and the bodies of a request about an image."""
+    in_json = _definitions(Parameters, "validation")["Parameters"]["properties"]
+    in_text = {name: _text_form(schema) for name, schema in in_json.items()}
+    parameters = [
+        {
+            "name": name,
+            "in": "query",
+            "description": schema["description"],
+            "example": schema["examples"][0],
+            "schema": {
+                key: schema[key] for key in schema if key not in {"description", "examples"}
+            },
+        }
+        for name, schema in in_text.items()
+    ]
+    binary = {"type": "string", "format": "binary"}
+    raw = {"schema": binary}
+    form = {"schema": _with_image(in_text, binary), "example": EXAMPLE_FORM}
+    base64 = {"type": "string", "format": "byte", "contentEncoding": "base64"}
+    json = {"schema": _with_image(in_json, base64), "example": EXAMPLE_JSON}
+    content = {
+        "image/*": raw,
+        "application/octet-stream": raw,
+        "multipart/form-data": form,
+        "application/json": json,
+    }
+    return {"parameters": parameters, "requestBody": {"required": True, "content": content}}
+
+
+def _drop_framework_errors(openapi: dict[str, Any]) -> None:
+    """No route leaves its checks to the framework, so none answers in the framework's form."""
+    for name in ("HTTPValidationError", "ValidationError"):
+        openapi["components"]["schemas"].pop(name, None)
+    for path in openapi["paths"].values():
+        for operation in path.values():
+            if "application/json" in operation["responses"].get("422", {}).get("content", {}):
+                del operation["responses"]["422"]
+
+
+def _definitions(
+    model: type[BaseModel], mode: Literal["validation", "serialization"]
+) -> dict[str, Any]:
+    _, schema = models_json_schema([(model, mode)], ref_template=REFERENCE)
+    definitions: dict[str, Any] = schema["$defs"]
+    for definition in definitions.values():
+        for field in definition.get("properties", {}).values():
+            field.pop("title", None)
+            # Of what may be left out, and cannot be null.
+            if field.get("default", ...) is None:
+                del field["default"]
+    return definitions
+
+
+def _text_form(schema: dict[str, Any]) -> dict[str, Any]:
+    """How a parameter looks in a query or a form, where lists are text."""
+    if "anyOf" not in schema:
+        return schema
+    return {key: value for key, value in schema.items() if key != "anyOf"} | {"type": "string"}
+
+
+def _with_image(properties: dict[str, Any], image: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["image"],
+        "properties": {"image": image | {"description": "The encoded image."}} | properties,
+        "additionalProperties": False,
+    }
+
+
+def _problem_response(problems: list[Problem]) -> dict[str, Any]:
+    examples = {
+        problem.code: {
+            "value": problem_body(
+                problem,
+                detail="What is wrong with this request, and what to do.",
+                request_id="5f0c7a2e9b1d4c38a6e2f4d1b7c90a35",
+            )
+        }
+        for problem in problems
+    }
+    response: dict[str, Any] = {
+        "description": "; ".join(problem.title for problem in problems),
+        "content": {
+            PROBLEM_MEDIA_TYPE: {
+                "schema": {"$ref": REFERENCE.format(model="ProblemDetails")},
+                "examples": examples,
+            }
+        },
+    }
+    if any(problem.retry_after_s is not None for problem in problems):
+        response["headers"] = {"Retry-After": {"schema": {"type": "integer"}}}
+    return response

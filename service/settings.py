@@ -1,0 +1,152 @@
+"""What an operator may choose: environment variables `DENSEPOSE_*`, read once."""
+
+import ipaddress
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from model_store.catalogue import ZOO_URL
+from model_store.store import default_folder
+from service.errors import InvalidSetting
+
+Download: TypeAlias = Literal["any", "preload", "never"]
+LogFormat: TypeAlias = Literal["json", "text"]
+
+PREFIX = "DENSEPOSE_"
+MEBIBYTE = 2**20
+# The first must not be above the second.
+PAIRS = (("short_side", "long_side"), ("max_body_bytes", "max_inflight_bytes"))
+# What is said of a setting whose default follows one that is wrong.
+FOLLOWING = frozenset({"default_factory_not_called"})
+
+
+def _log_format() -> LogFormat:
+    return "text" if sys.stderr.isatty() else "json"
+
+
+def _download(values: dict[str, Any]) -> Download:
+    return "any" if _is_loopback(values["host"]) else "preload"
+
+
+def _preload(values: dict[str, Any]) -> tuple[str, ...]:
+    return (values["default_model"],)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _split_list(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return [item.strip() for item in value.split(",") if item.strip()]
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+Names: TypeAlias = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
+Positive: TypeAlias = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """The settings in effect; each is the environment variable of its name, in upper case."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, validate_default=True)
+
+    # The process.
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    shutdown_timeout_ms: Positive = 25_000
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
+        "info"
+    )
+    log_format: Annotated[LogFormat, BeforeValidator(_lower)] = Field(default_factory=_log_format)
+
+    # Models.
+    model_store: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+        default_factory=default_folder
+    )
+    zoo_url: str = ZOO_URL
+    offline: bool = False
+    # Who may cause a download: any request, by default where only this machine can ask.
+    download: Download = Field(default_factory=_download)
+    # The only models that are served; None serves all.
+    models: Names | None = None
+    default_model: str = "R_50_FPN_s1x"
+    # Loaded before the service is ready; by default the default model.
+    preload: Names = Field(default_factory=_preload)
+
+    # The device. The sides are those of the zoo's models; a model that was made for others, as
+    # `demo` and an operator's own may be, keeps them.
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    short_side: Annotated[int, Field(ge=128)] = 800
+    long_side: Annotated[int, Field(ge=128)] = 1333
+    max_batch: Positive = 8
+    max_queue: Positive = 64
+
+    # A request.
+    timeout_ms: Positive = 30_000
+    upload_timeout_ms: Positive = 15_000
+    max_body_bytes: Positive = 20 * MEBIBYTE
+    max_pixels: Positive = 40_000_000
+    max_inflight_bytes: Positive = 512 * MEBIBYTE
+    max_answer_pixels: Positive = 200_000_000
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> "Settings":
+        for low, high in PAIRS:
+            if getattr(self, high) < getattr(self, low):
+                message = f"{_variable(high)} is less than {_variable(low)}"
+                raise PydanticCustomError("less", "{message}", {"message": message})
+        return self
+
+    def public(self) -> dict[str, Any]:
+        """The settings as they may be logged: without passwords."""
+        return self.model_dump(mode="json") | {"zoo_url": _without_password(self.zoo_url)}
+
+
+def read_settings() -> Settings:
+    """The settings of this process' environment.
+
+    Raises:
+        InvalidSetting: a value cannot be used; one line names every such variable.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [_describe(detail) for detail in error.errors() if detail["type"] not in FOLLOWING]
+        raise InvalidSetting("; ".join(lines)) from None
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Variables that look like settings but are none: misspelt, or of another version."""
+    known = {_variable(name) for name in Settings.model_fields}
+    return sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+
+
+def _variable(field: str) -> str:
+    return PREFIX + field.upper()
+
+
+def _describe(detail: ErrorDetails) -> str:
+    message = detail["msg"].removeprefix("Input ")
+    if not detail["loc"]:
+        return message
+    return f"{_variable(str(detail['loc'][0]))} {message} (it is {str(detail['input'])!a:.80})"
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -1,0 +1,32 @@
+from collections.abc import Iterator
+
+import pytest
+
+from model_store.errors import ModelStoreError
+from service.api.errors import PROBLEM_OF
+from service.errors import ServiceError
+
+
+def subclasses(error: type[Exception]) -> Iterator[type[Exception]]:
+    for subclass in error.__subclasses__():
+        yield subclass
+        yield from subclasses(subclass)
+
+
+ERRORS = sorted({*subclasses(ServiceError), *subclasses(ModelStoreError)}, key=str)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
+def test_every_error_of_ours_has_a_status_and_a_code(error):
+    assert error in PROBLEM_OF, f"{error.__name__} has no row in service/api/errors.py"
+
+
+def test_a_code_has_one_status():
+    statuses = {}
+    for problem in PROBLEM_OF.values():
+        assert statuses.setdefault(problem.code, problem.status) == problem.status
+
+
+def test_whoever_may_try_again_is_told_when():
+    for problem in PROBLEM_OF.values():
+        assert (problem.retry_after_s is not None) == (problem.status in {429, 503})

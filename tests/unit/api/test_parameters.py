@@ -1,0 +1,128 @@
+import json
+
+import pytest
+
+from service.api.parameters import check_parameters
+from service.errors import InvalidParameter
+
+
+def test_without_any_parameter_the_defaults_are_those_of_the_contract():
+    parameters = check_parameters([])
+    assert parameters.model is None
+    assert (parameters.min_score, parameters.max_instances) == (0.5, 20)
+    assert parameters.outputs is None
+    assert parameters.boxes is None
+    assert parameters.layout == "instance"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "native"),
+    [
+        ("min_score", "0.25", 0.25),
+        ("max_instances", "7", 7),
+        ("short_side", "640", 640),
+        ("timeout_ms", "1500", 1500),
+        ("outputs", "iuv, mask", ["iuv", "mask"]),
+        ("outputs", '["iuv", "mask"]', ["iuv", "mask"]),
+        ("outputs", "none", ["none"]),
+        ("boxes", "[[1, 2.5, 3, 4]]", [[1, 2.5, 3, 4]]),
+        ("boxes", "[]", []),
+        ("classes", "cat,dog", ["cat", "dog"]),
+        ("classes", '["cat", 3]', ["cat", 3]),
+        ("model", "demo", "demo"),
+        ("mesh", "smpl_27554", "smpl_27554"),
+        ("layout", "image", "image"),
+    ],
+)
+def test_text_and_native_values_mean_the_same(name, text, native):
+    from_text, from_json = check_parameters([(name, text)]), check_parameters([(name, native)])
+    assert from_text == from_json
+    assert from_text.model_fields_set == {name}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("min_score", "nan"),
+        ("min_score", "inf"),
+        ("min_score", float("nan")),
+        ("min_score", "-0.01"),
+        ("min_score", 1.01),
+        ("min_score", ""),
+        ("min_score", "high"),
+        ("min_score", True),
+        ("min_score", [0.5]),
+        ("max_instances", 0),
+        ("max_instances", 101),
+        ("max_instances", "1.5"),
+        ("max_instances", False),
+        ("max_instances", "9" * 5000),
+        ("short_side", 127),
+        ("short_side", 1334),
+        ("short_side", 10**400),
+        ("timeout_ms", 0),
+        ("timeout_ms", -1),
+        ("timeout_ms", "soon"),
+        ("outputs", ""),
+        ("outputs", []),
+        ("outputs", "iuv,"),
+        ("outputs", "iuv,depth"),
+        ("outputs", {"iuv": True}),
+        ("outputs", ["iuv"] * 1000),
+        ("outputs", "iuv," * 1000),
+        ("boxes", "1,2,3,4"),
+        ("boxes", "[[1,2,3]]"),
+        ("boxes", "[[1,2,3,4,5]]"),
+        ("boxes", "[1,2,3,4]"),
+        ("boxes", "[[1,2,3,NaN]]"),
+        ("boxes", "[[1,2,3,1e999]]"),
+        ("boxes", [[1, 2, 3, float("inf")]]),
+        ("boxes", "[[3,2,1,4]]"),
+        ("boxes", "[[1,4,3,4]]"),
+        ("boxes", [[0, 0, True, 4]]),
+        ("boxes", [[0, 0, None, 4]]),
+        ("boxes", [[0, 0, 1, 1]] * 101),
+        ("boxes", "[" * 10_000),
+        ("boxes", "[[0,0,1,1]," * 10_000),
+        ("classes", [True]),
+        ("classes", [1.5]),
+        ("classes", ["a" * 300]),
+        ("classes", [0] * 101),
+        ("classes", "0," * 100_000),
+        ("model", 5),
+        ("model", "m" * 300),
+        ("model", "\ud800"),
+        ("mesh", ["smpl_27554"]),
+        ("layout", "mosaic"),
+        ("layout", None),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_by_the_parameters_name(name, value):
+    with pytest.raises(InvalidParameter) as caught:
+        check_parameters([(name, value)])
+    detail = str(caught.value)
+    assert name in detail
+    assert len(detail) < 500
+    assert "\n" not in detail
+
+
+def test_the_box_that_is_wrong_is_named_by_its_index():
+    with pytest.raises(InvalidParameter, match=r"boxes\[1\]"):
+        check_parameters([("boxes", [[0, 0, 1, 1], [5, 0, 1, 1]])])
+
+
+@pytest.mark.parametrize("name", ["confidence", "image", "", "Model", "model ", "fo\ud800o", "é"])
+def test_an_unknown_parameter_is_refused_with_those_that_there_are(name):
+    with pytest.raises(InvalidParameter, match="min_score") as caught:
+        check_parameters([(name, "1")])
+    assert json.loads(json.dumps(str(caught.value))).isascii()
+
+
+def test_a_parameter_that_is_given_twice_is_refused():
+    with pytest.raises(InvalidParameter, match="'model' is given twice"):
+        check_parameters([("model", "demo"), ("min_score", "0.5"), ("model", "demo")])
+
+
+def test_rendering_is_known_but_not_supported():
+    with pytest.raises(InvalidParameter, match="'render' is not supported"):
+        check_parameters([("render", "viton")])

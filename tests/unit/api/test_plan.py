@@ -1,0 +1,233 @@
+from dataclasses import replace
+
+import pytest
+
+from model_store.catalogue import Architecture, ModelCard, load_catalogue
+from model_store.errors import UnknownModel
+from service.api.capabilities import EMBEDDING_SAMPLES, outputs_of, samples_per_pixel
+from service.api.parameters import check_parameters
+from service.api.plan import plan_answer, query_for
+from service.datatypes import Output
+from service.errors import AnswerTooLarge, InvalidParameter, NotAcceptable, UnsupportedOutput
+
+CHART = ModelCard(id="chart", group="test", architecture=Architecture(), aliases=("Chart-Alias",))
+CONFIDENT = ModelCard(
+    id="confident",
+    group="test",
+    architecture=Architecture(uv_confidence="indep_aniso", segm_confidence=True),
+)
+ANIMALS = ModelCard(
+    id="animals",
+    group="test",
+    architecture=Architecture(
+        predictor="cse",
+        num_classes=2,
+        meshes={"cat_5001": 5001, "dog_5002": 5002},
+        class_to_mesh={0: "cat_5001", 1: "dog_5002"},
+    ),
+    class_names=("cat", "dog"),
+)
+PERSON = replace(
+    ANIMALS,
+    id="person",
+    architecture=replace(ANIMALS.architecture, num_classes=1),
+    class_names=("person",),
+)
+CARDS = {card.id: card for card in (CHART, CONFIDENT, ANIMALS, PERSON)}
+
+
+def plan(*, is_picture=False, **given):
+    return plan_answer(
+        check_parameters(given.items()), CARDS, default_model="chart", is_picture=is_picture
+    )
+
+
+def query(size_hw=(100, 200), max_answer_samples=10**9, *, is_picture=False, **given):
+    planned = plan(is_picture=is_picture, **given)
+    return query_for(planned, size_hw, max_answer_samples=max_answer_samples)
+
+
+def test_the_default_model_is_taken_where_none_is_named():
+    assert plan().card is CHART
+    assert plan(model="CHART-alias").card is CHART
+
+
+def test_a_model_that_is_not_served_is_unknown():
+    with pytest.raises(UnknownModel):
+        plan(model="R_50_FPN_s1x")
+
+
+@pytest.mark.parametrize(
+    ("model", "default"), [("chart", Output.IUV), ("animals", Output.VERTICES)]
+)
+def test_the_default_output_follows_from_the_kind_of_model(model, default):
+    assert plan(model=model).outputs == (default,)
+
+
+def test_none_means_no_maps_and_stands_alone():
+    assert query(outputs="none").outputs == frozenset()
+    with pytest.raises(InvalidParameter, match="none"):
+        plan(outputs="none,iuv")
+
+
+def test_an_output_that_is_named_twice_is_one():
+    assert plan(outputs="mask,iuv,mask").outputs == (Output.MASK, Output.IUV)
+
+
+@pytest.mark.parametrize(
+    ("model", "output", "able"),
+    [
+        ("chart", "vertices", "animals"),
+        ("chart", "embedding", "person"),
+        ("chart", "confidence", "confident"),
+        ("animals", "iuv", "chart"),
+        ("animals", "confidence", "confident"),
+    ],
+)
+def test_an_output_of_other_models_is_refused_with_those_that_have_it(model, output, able):
+    with pytest.raises(UnsupportedOutput, match=f"{model} has no '{output}'.*{able}"):
+        plan(model=model, outputs=output)
+
+
+def test_where_no_model_that_is_served_has_an_output_the_error_says_so():
+    with pytest.raises(UnsupportedOutput, match="no model that is served here"):
+        plan_answer(
+            check_parameters([("outputs", "vertices")]),
+            {"chart": CHART},
+            default_model="chart",
+            is_picture=False,
+        )
+
+
+@pytest.mark.parametrize("outputs", ["iuv,mask", "none", "confidence"])
+def test_outputs_that_are_not_one_picture_are_not_acceptable_as_one(outputs):
+    with pytest.raises(NotAcceptable):
+        plan(is_picture=True, model="confident", outputs=outputs)
+
+
+def test_an_embedding_is_not_painted_over_the_image():
+    with pytest.raises(UnsupportedOutput, match="layout"):
+        plan(model="animals", outputs="embedding", layout="image")
+    with pytest.raises(NotAcceptable):
+        plan(model="animals", outputs="embedding", is_picture=True)
+
+
+def test_a_whole_image_is_painted_with_the_help_of_the_mask():
+    painted = query(layout="image", outputs="labels")
+    assert painted.outputs == {Output.LABELS, Output.MASK}
+    assert painted.is_confidence_range_shared
+    assert query(is_picture=True).outputs == {Output.IUV, Output.MASK}
+    assert query(layout="image", outputs="none").outputs == frozenset()
+    alone = query(outputs="labels")
+    assert alone.outputs == {Output.LABELS}
+    assert not alone.is_confidence_range_shared
+
+
+def test_boxes_are_clipped_to_the_image_and_classed():
+    asked = query(boxes=[[-5, 10, 20.5, 30], [150, 50, 500, 500]])
+    assert asked.boxes_xyxy == ((0, 10, 20.5, 30), (150, 50, 200, 100))
+    assert asked.class_ids == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "box", [[-5, 0, 0, 10], [200, 0, 210, 10], [0, -5, 10, 0], [0, 100, 10, 120]]
+)
+def test_a_box_outside_the_image_is_refused_by_its_index(box):
+    with pytest.raises(InvalidParameter, match=r"boxes\[1\].*200 x 100"):
+        query(boxes=[[0, 0, 10, 10], box])
+
+
+def test_no_boxes_at_all_are_a_question_too():
+    assert query(boxes=[]).boxes_xyxy == ()
+    assert query(model="animals", boxes=[], classes=[]).class_ids == ()
+
+
+@pytest.mark.parametrize("classes", [["dog", "cat"], [1, 0], ["1", "0"], ["DOG", 0], "dog,0"])
+def test_classes_are_ids_or_names(classes):
+    boxes = [[0, 0, 10, 10], [5, 5, 10, 10]]
+    assert query(model="animals", boxes=boxes, classes=classes).class_ids == (1, 0)
+
+
+@pytest.mark.parametrize("name", ["horse", 2, -1, "-1", "", "²"])
+def test_a_class_that_the_model_lacks_is_refused_with_those_it_has(name):
+    with pytest.raises(InvalidParameter, match="0 cat, 1 dog"):
+        plan(model="animals", boxes=[[0, 0, 1, 1]], classes=[name])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"classes": ["cat"]},
+        {"classes": ["cat"], "boxes": [[0, 0, 1, 1], [0, 0, 1, 1]]},
+        {"boxes": [[0, 0, 1, 1]]},
+    ],
+)
+def test_every_box_of_a_model_with_several_classes_has_one(given):
+    with pytest.raises(InvalidParameter, match="classes"):
+        plan(model="animals", **given)
+
+
+def test_a_mesh_stands_for_a_class():
+    asked = query(model="animals", boxes=[[0, 0, 1, 1]], mesh="dog_5002")
+    assert asked.class_ids == (None,)
+    assert asked.mesh == "dog_5002"
+    assert query(model="animals", mesh="dog_5002").boxes_xyxy is None
+    assert query(model="animals", boxes=[[0, 0, 1, 1]], classes="cat", mesh="dog_5002").class_ids
+    assert query(model="person", boxes=[[0, 0, 1, 1]]).class_ids == (0,)
+
+
+def test_an_unknown_mesh_is_refused_with_those_that_there_are():
+    with pytest.raises(InvalidParameter, match="cat_5001, dog_5002"):
+        plan(model="animals", mesh="smpl_27554")
+    with pytest.raises(InvalidParameter, match="chart model"):
+        plan(model="chart", mesh="cat_5001")
+
+
+@pytest.mark.parametrize(
+    ("given", "samples"),
+    [
+        ({"outputs": "iuv"}, 3),
+        ({"outputs": "iuv16,labels,coarse,mask"}, 6),
+        ({"outputs": "confidence", "model": "confident"}, 7),
+        ({"outputs": "vertices", "model": "animals"}, 1),
+    ],
+)
+def test_the_regions_share_what_an_answer_may_have(given, samples):
+    assert query(max_answer_samples=7000, **given).max_region_pixels == 7000 // samples
+
+
+def test_what_is_painted_over_the_image_is_counted_before_anything_runs():
+    size_hw = (100, 200)
+    exact = 3 * 100 * 200
+    asked = query(size_hw, exact + 400, layout="image")
+    assert asked.max_region_pixels == 400 // 4
+    with pytest.raises(AnswerTooLarge):
+        query(size_hw, exact - 1, layout="image")
+    with pytest.raises(AnswerTooLarge):
+        query(size_hw, exact - 1, is_picture=True)
+
+
+def test_embeddings_are_counted_by_the_instances_that_there_may_be():
+    given = {"model": "animals", "outputs": "embedding", "max_instances": 2}
+    assert query(max_answer_samples=2 * EMBEDDING_SAMPLES, **given)
+    with pytest.raises(AnswerTooLarge):
+        query(max_answer_samples=2 * EMBEDDING_SAMPLES - 1, **given)
+
+
+def test_the_long_side_is_bounded_in_proportion_to_the_short_one_that_was_asked_for():
+    assert plan().short_and_long_side == (800, 1333)
+    assert plan(short_side=400).short_and_long_side == (400, 666)
+    assert plan(short_side=800).short_and_long_side == (800, 1333)
+
+
+@pytest.mark.parametrize("card", load_catalogue().values(), ids=lambda card: card.id)
+def test_every_model_of_the_catalogue_can_be_asked_for_everything_it_has(card):
+    names = [*outputs_of(card)]
+    planned = plan_answer(
+        check_parameters([("outputs", names)]),
+        {card.id: card},
+        default_model=card.id,
+        is_picture=False,
+    )
+    assert planned.outputs == outputs_of(card)
+    assert samples_per_pixel(card, names) > 0

@@ -1,0 +1,125 @@
+import base64
+import json
+
+import pytest
+from starlette.datastructures import Headers
+
+from service.api.bounded_json import MAX_BRACKETS, MAX_COMMAS
+from service.api.submission import parser_for
+from service.errors import InvalidParameter, MalformedRequest, UnsupportedMediaType
+
+FORM = "multipart/form-data; boundary=frontier"
+
+
+def parse(content_type, body, **headers):
+    if content_type is not None:
+        headers["content-type"] = content_type
+    return parser_for(Headers(headers))(bytearray(body))
+
+
+def in_json(**fields):
+    return json.dumps(fields).encode()
+
+
+def in_form(*fields):
+    parts = (
+        b'--frontier\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % field
+        for field in fields
+    )
+    return b"".join(parts) + b"--frontier--\r\n"
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["image/jpeg", "IMAGE/PNG", "image/anything", "application/octet-stream; x=y", None, ""],
+)
+def test_a_raw_body_is_the_image_and_is_not_copied(content_type):
+    headers = Headers({} if content_type is None else {"content-type": content_type})
+    body = bytearray(b"pixels")
+    assert parser_for(headers)(body).image is body
+
+
+def test_json_carries_the_image_in_base64_and_parameters_as_they_are():
+    body = in_json(image=base64.b64encode(b"pixels").decode(), boxes=[[1, 2, 3, 4]])
+    submission = parse("application/json; charset=utf-8", body)
+    assert submission.image == b"pixels"
+    assert submission.parameters == (("boxes", [[1, 2, 3, 4]]),)
+
+
+def test_a_form_carries_the_image_as_a_part_and_parameters_as_text():
+    body = in_form((b"min_score", b"0.5"), (b"image", b"pixels"), (b"model", b"demo"))
+    submission = parse(FORM, body)
+    assert bytes(submission.image) == b"pixels"
+    assert submission.parameters == (("min_score", "0.5"), ("model", "demo"))
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["text/plain", "application/x-www-form-urlencoded", "video/mp4", "application/xml", "image"],
+)
+def test_another_type_of_body_is_refused_with_what_to_send(content_type):
+    with pytest.raises(UnsupportedMediaType, match="application/octet-stream"):
+        parser_for(Headers({"content-type": content_type}))
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", ""])
+def test_an_encoded_body_is_refused(encoding):
+    headers = Headers({"content-type": "image/png", "content-encoding": encoding})
+    with pytest.raises(UnsupportedMediaType, match="Content-Encoding"):
+        parser_for(headers)
+
+
+def test_identity_is_no_encoding():
+    assert parse("image/png", b"pixels", **{"content-encoding": "Identity"}).image == b"pixels"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("image/jpeg", b""),
+        ("application/json", b""),
+        ("application/json", b"{"),
+        ("application/json", b"\xff\xfe\x00"),
+        ("application/json", b"[]"),
+        ("application/json", b'"image"'),
+        ("application/json", in_json(model="demo")),
+        ("application/json", in_json(image="")),
+        ("application/json", in_json(image=None)),
+        ("application/json", in_json(image=5)),
+        ("application/json", in_json(image="a")),
+        ("application/json", in_json(image="cGl4ZWxz\n")),
+        ("application/json", in_json(image="cGl4-_xz")),
+        ("application/json", in_json(image="größe")),
+        ("application/json", in_json(image="data:image/png;base64,cGl4ZWxz")),
+        ("application/json", b"[" * 100_000),
+        ("application/json", b'{"image": ' + b"[" * MAX_BRACKETS),
+        ("application/json", b'{"a": [' + b"1," * MAX_COMMAS + b"1, 1]}"),
+        ("application/json", b'{"a": ' + b"9" * 5000 + b"}"),
+        (FORM, b""),
+        (FORM, b"not a form"),
+        (FORM, in_form((b"model", b"demo"))),
+        (FORM, in_form((b"image", b""))),
+        (FORM, in_form((b"image", b"pixels"), (b"model", b"d" * 100_000))),
+    ],
+)
+def test_a_body_without_a_readable_image_is_malformed(content_type, body):
+    with pytest.raises(MalformedRequest):
+        parse(content_type, body)
+
+
+def test_a_form_without_its_boundary_is_malformed():
+    with pytest.raises(MalformedRequest, match="boundary"):
+        parser_for(Headers({"content-type": "multipart/form-data"}))
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        (FORM, in_form((b"image", b"a"), (b"image", b"b"))),
+        ("application/json", b'{"image": "cGl4ZWxz", "model": "demo", "model": "demo"}'),
+        ("application/json", b'{"image": "cGl4ZWxz", "image": "cGl4ZWxz"}'),
+    ],
+)
+def test_what_is_given_twice_in_a_body_is_refused(content_type, body):
+    with pytest.raises(InvalidParameter, match="given twice"):
+        parse(content_type, body)

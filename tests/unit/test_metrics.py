@@ -1,0 +1,38 @@
+import re
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.metrics import Metrics
+
+BASE_UNITS = ("seconds", "bytes", "total", "info", "pixels", "image")
+
+
+def own_families():
+    text = Metrics({"version": "1"}).exposition().decode()
+    families = text_string_to_metric_families(text)
+    # The library adds the time of creation of each.
+    return [
+        family
+        for family in families
+        if family.name.startswith("densepose_") and not family.name.endswith("_created")
+    ]
+
+
+def test_every_metric_has_a_base_unit_in_its_name_and_a_sentence_of_help():
+    for family in own_families():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        assert name.endswith(BASE_UNITS), name
+        assert not re.search(r"_(ms|us|milli|kb|mb)", name), name
+        assert family.documentation.endswith("."), name
+
+
+def test_two_applications_in_one_process_do_not_share_their_counts():
+    first, second = Metrics({"version": "1"}), Metrics({"version": "1"})
+    first.requests.labels("demo", "success").inc()
+    assert b'outcome="success"' in first.exposition()
+    assert b'outcome="success"' not in second.exposition()
+
+
+def test_the_build_stands_in_the_labels():
+    text = Metrics({"version": "1.2.3", "torch": "2.15.0"}).exposition()
+    assert b'densepose_build_info{torch="2.15.0",version="1.2.3"} 1.0' in text

@@ -1,0 +1,103 @@
+import os
+
+import pytest
+
+from service.errors import InvalidSetting
+from service.settings import Settings, read_settings, unknown_variables
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_this_machine(monkeypatch):
+    for name in os.environ:
+        if name.startswith("DENSEPOSE_"):
+            monkeypatch.delenv(name)
+
+
+def test_without_an_environment_the_defaults_are_those_of_the_contract():
+    settings = read_settings()
+    assert settings.default_model == "R_50_FPN_s1x"
+    assert settings.preload == ("R_50_FPN_s1x",)
+    assert settings.models is None
+    assert (settings.short_side, settings.long_side) == (800, 1333)
+    assert (settings.max_batch, settings.max_queue) == (8, 64)
+    assert (settings.timeout_ms, settings.upload_timeout_ms) == (30_000, 15_000)
+    assert settings.max_body_bytes == 20 * 1024 * 1024
+    assert settings.max_pixels == 40_000_000
+    assert settings.max_inflight_bytes == 512 * 1024 * 1024
+    assert settings.max_answer_pixels == 200_000_000
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+    assert (settings.device, settings.precision) == ("auto", "fp32")
+
+
+def test_lists_are_comma_lists(monkeypatch):
+    monkeypatch.setenv("DENSEPOSE_MODELS", "demo, R_50_FPN_s1x,")
+    monkeypatch.setenv("DENSEPOSE_PRELOAD", "")
+    settings = read_settings()
+    assert settings.models == ("demo", "R_50_FPN_s1x")
+    assert settings.preload == ()
+
+
+def test_the_default_model_is_preloaded_unless_told_otherwise(monkeypatch):
+    monkeypatch.setenv("DENSEPOSE_DEFAULT_MODEL", "demo")
+    assert read_settings().preload == ("demo",)
+
+
+def test_the_store_may_be_below_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("DENSEPOSE_MODEL_STORE", "~/models")
+    assert str(read_settings().model_store) == "/home/somebody/models"
+
+
+@pytest.mark.parametrize(
+    ("host", "download"),
+    [("127.0.0.1", "any"), ("::1", "any"), ("localhost", "any"), ("0.0.0.0", "preload")],
+)
+def test_any_request_may_download_only_where_this_machine_alone_can_ask(
+    monkeypatch, host, download
+):
+    monkeypatch.setenv("DENSEPOSE_HOST", host)
+    assert read_settings().download == download
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "65536"),
+        ("PORT", ""),
+        ("MAX_PIXELS", "40e6"),
+        ("MAX_BODY_BYTES", "0"),
+        ("PRECISION", "fp8"),
+        ("DEVICE", "tpu"),
+        ("LOG_LEVEL", "loud"),
+        ("OFFLINE", "perhaps"),
+        ("DOWNLOAD", "some"),
+        ("LONG_SIDE", "500"),
+        ("MAX_INFLIGHT_BYTES", "1000"),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_its_variable(monkeypatch, name, value):
+    monkeypatch.setenv(f"DENSEPOSE_{name}", value)
+    with pytest.raises(InvalidSetting, match=f"DENSEPOSE_{name}") as caught:
+        read_settings()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_setting_that_follows_from_a_bad_one_is_not_blamed(monkeypatch):
+    monkeypatch.setenv("DENSEPOSE_DEFAULT_MODEL", "demo")
+    monkeypatch.setenv("DENSEPOSE_LOG_LEVEL", "loud")
+    with pytest.raises(InvalidSetting) as caught:
+        read_settings()
+    assert str(caught.value).count("DENSEPOSE_") == 1
+
+
+def test_a_variable_that_is_no_setting_is_named():
+    environment = {"DENSEPOSE_MAX_BACTH": "1", "DENSEPOSE_PORT": "1", "HOME": "/"}
+    assert unknown_variables(environment) == ["DENSEPOSE_MAX_BACTH"]
+
+
+def test_what_is_logged_has_every_setting_but_no_password():
+    settings = Settings(zoo_url="https://reader:hunter2@mirror.example/zoo")
+    public = settings.public()
+    assert set(public) == set(Settings.model_fields)
+    assert "hunter2" not in str(public)
+    assert public["zoo_url"] == "https://mirror.example/zoo"
