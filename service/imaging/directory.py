@@ -1,0 +1,71 @@
+"""The directory of tags at the start of a TIFF file, which is also the form of EXIF.
+
+Adobe, TIFF Revision 6.0, section 2.
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+# Bytes per value of each type, BYTE to DOUBLE, and IFD.
+_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+_INTEGER_FORMATS = {1: "B", 3: "H", 4: "I"}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tag: `count` values of `type`, in `value`, or at the offset there if over 4 bytes."""
+
+    type: int
+    count: int
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """The first directory of a file, at `start`; `byte_order` is that of the struct module."""
+
+    byte_order: str
+    start: int
+    entries: Mapping[int, Entry]
+
+    def integer(self, tag: int, default: int = 0) -> int:
+        """The value of a tag that has a single unsigned integer; the default if it has not."""
+        entry = self.entries.get(tag)
+        if entry is None or entry.count != 1 or entry.type not in _INTEGER_FORMATS:
+            return default
+        (value,) = struct.unpack_from(self.byte_order + _INTEGER_FORMATS[entry.type], entry.value)
+        return int(value)
+
+    def num_bytes(self, tag: int) -> int:
+        """How many bytes the tag's values take; 0 if they are of a type that is not known."""
+        entry = self.entries[tag]
+        return entry.count * _TYPE_BYTES.get(entry.type, 0)
+
+    def offset(self, tag: int) -> int:
+        """Where the values of a tag that has more than 4 bytes of them begin in the file."""
+        return int.from_bytes(
+            self.entries[tag].value, "little" if self.byte_order == "<" else "big"
+        )
+
+
+def read_directory(data: memoryview) -> Directory:
+    """The first directory of a TIFF structure; of a tag that comes twice the first counts.
+
+    Raises:
+        ValueError: this is not the start of one.
+        struct.error: its directory lies outside the data.
+    """
+    byte_order = _BYTE_ORDERS.get(bytes(data[:4]))
+    if byte_order is None:
+        raise ValueError("no TIFF header")
+    (start,) = struct.unpack_from(f"{byte_order}I", data, 4)
+    (num_entries,) = struct.unpack_from(f"{byte_order}H", data, start)
+    table = data[start + 2 : start + 2 + 12 * num_entries]
+    entries: dict[int, Entry] = {}
+    for tag, kind, count, value in struct.iter_unpack(
+        f"{byte_order}HHI4s", table[: len(table) // 12 * 12]
+    ):
+        entries.setdefault(tag, Entry(kind, count, value))
+    return Directory(byte_order, start, entries)

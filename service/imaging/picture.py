@@ -1,0 +1,52 @@
+"""What a format's reader finds before any pixel is decoded, and Pillow's pixels as ours."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from service.datatypes import SizeHW
+from service.errors import UndecodableImage
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The first picture of a file, still encoded.
+
+    `size_hw` is before the turn that `orientation` (EXIF, 1 to 8) asks for. `read_pixels` decodes:
+    uint8 [H, W, 3], channels B, G, R, of that size unless the file contradicts itself.
+    """
+
+    size_hw: SizeHW
+    orientation: int
+    read_pixels: Callable[[], NDArray[np.uint8]]
+
+
+def picture_of(image: Image, orientation: int = 1) -> Picture:
+    """The picture that Pillow has opened and not yet decoded."""
+    return Picture((image.height, image.width), orientation, lambda: read_pixels(image))
+
+
+def read_pixels(image: Image, *, grey_bits: int = 16) -> NDArray[np.uint8]:
+    """Decode: alpha dropped, palette, grey and CMYK converted as Pillow does it.
+
+    Samples of 16 bits keep their upper 8, which is what Pillow does with 16-bit colour; with
+    16-bit grey it would clip. `grey_bits` says how many bits those grey samples really use.
+    """
+    if image.mode.startswith("I;16"):
+        grey_HW = (np.asarray(image) >> (grey_bits - 8)).astype(np.uint8)
+        return np.asarray(cv2.cvtColor(grey_HW, cv2.COLOR_GRAY2BGR), np.uint8)
+    if image.mode in {"I", "F"}:
+        raise UndecodableImage("Samples of 32 bits, or with a sign, have no range to scale from.")
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    # Pillow keeps RGB in 4 bytes a pixel: to copy them as they are and let OpenCV pack them is
+    # twice as fast as to let Pillow pack them, and gives an array that may be written to.
+    packed = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8)
+    pixels_HW4 = packed.reshape(image.height, image.width, 4)
+    return np.asarray(cv2.cvtColor(pixels_HW4, cv2.COLOR_RGBA2BGR), np.uint8)

@@ -1,0 +1,36 @@
+"""PNG files: W3C, Portable Network Graphics, third edition.
+
+Only the chunks that pixels are made of reach Pillow: no text or colour profile to inflate, no
+animation, no transparency.
+"""
+
+import struct
+from io import BytesIO
+
+from PIL.PngImagePlugin import PngImageFile
+
+from service.errors import UndecodableImage
+from service.imaging.orientation import read_orientation
+from service.imaging.picture import Picture, picture_of
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_KEPT = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
+_MAX_CHUNKS = 100_000
+
+
+def read_png(data: memoryview) -> Picture:
+    """The picture in a PNG file; of an animated one, its default image."""
+    kept: list[bytes | memoryview] = [SIGNATURE]
+    orientation = 1
+    position = len(SIGNATURE)
+    for _ in range(_MAX_CHUNKS):
+        if position + 8 > len(data):
+            return picture_of(PngImageFile(BytesIO(b"".join(kept))), orientation)
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if kind in _KEPT:
+            kept.append(data[position:end])
+        elif kind == b"eXIf":
+            orientation = read_orientation(data[position + 8 : end - 4])
+        position = end
+    raise UndecodableImage(f"The PNG image has more than {_MAX_CHUNKS} chunks.")

@@ -1,0 +1,1 @@
+"""Predictions to bytes: NumPy in, PNG and npy out, on the HTTP side."""

@@ -1,0 +1,52 @@
+import struct
+
+import pytest
+
+from service.imaging.directory import read_directory
+
+
+def block(order: str, *entries: tuple[int, int, int, bytes]) -> memoryview:
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    rows = b"".join(struct.pack(f"{order}HHI4s", *entry) for entry in entries)
+    return memoryview(magic + struct.pack(f"{order}IH", 8, len(entries)) + rows)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_numbers_are_read_in_the_file_s_byte_order(order):
+    directory = read_directory(
+        block(
+            order,
+            (1, 1, 1, b"\x07\0\0\0"),
+            (2, 3, 1, struct.pack(f"{order}H", 258)),
+            (3, 4, 1, struct.pack(f"{order}I", 65_538)),
+        )
+    )
+    assert [directory.integer(tag) for tag in (1, 2, 3)] == [7, 258, 65_538]
+
+
+def test_what_is_no_single_unsigned_integer_has_the_default():
+    rows = [(1, 2, 1, b"7"), (2, 3, 2, b"\1\0\2\0"), (3, 5, 1, b""), (4, 9, 1, b"\1\0\0\0")]
+    directory = read_directory(block("<", *rows))
+    assert [directory.integer(tag, 5) for tag in (1, 2, 3, 4, 99)] == [5] * 5
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_size_and_place_of_long_values_are_known(order):
+    directory = read_directory(block(order, (1, 12, 3, struct.pack(f"{order}I", 1000))))
+    assert directory.num_bytes(1) == 24
+    assert directory.offset(1) == 1000
+
+
+def test_values_of_an_unknown_type_have_no_bytes():
+    assert read_directory(block("<", (1, 16, 3, b""))).num_bytes(1) == 0
+
+
+def test_a_table_that_is_cut_short_is_read_as_far_as_it_goes():
+    whole = block("<", (1, 3, 1, b"\1\0"), (2, 3, 1, b"\2\0"))
+    assert list(read_directory(whole[:-1]).entries) == [1]
+
+
+@pytest.mark.parametrize("data", [b"", b"II", b"IIII\0\0\0\0", b"II*\0", b"II*\0\xff\xff\xff\xff"])
+def test_what_is_no_directory_is_an_error(data):
+    with pytest.raises((ValueError, struct.error)):
+        read_directory(memoryview(data))

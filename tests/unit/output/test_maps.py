@@ -1,0 +1,104 @@
+import base64
+from io import BytesIO
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.datatypes import Map, Output
+from service.output.maps import EncodedMap, encode_map
+
+REGION = (10, 20, 5, 7)
+RANDOM = np.random.default_rng(0)
+COLOUR8 = RANDOM.integers(0, 256, (7, 5, 3), dtype=np.uint8)
+COLOUR16 = RANDOM.integers(0, 65536, (7, 5, 3), dtype=np.uint16)
+GREY8 = RANDOM.integers(0, 25, (7, 5), dtype=np.uint8)
+GREY16 = RANDOM.integers(0, 65536, (7, 5), dtype=np.uint16)
+
+MAPS = {
+    "iuv": Map(COLOUR8),
+    "iuv16": Map(COLOUR16),
+    "labels": Map(GREY8),
+    "coarse": Map(GREY8),
+    "mask": Map((GREY8 > 5).astype(np.uint8) * 255),
+    "confidence.sigma_2": Map(GREY16, scale=0.1 / 3, offset=-1.5),
+    "vertices": Map(GREY16),
+}
+
+
+def encode(name: str, map_: Map) -> EncodedMap:
+    return encode_map(name, map_, model="R_50_FPN_s1x", region_xywh=REGION, scores=(0.98765432,))
+
+
+def text_of(encoded: EncodedMap) -> dict[str, str]:
+    with Image.open(BytesIO(encoded.data)) as picture:
+        return dict(picture.text)
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_every_map_comes_back_from_its_png(name):
+    encoded = encode(name, MAPS[name])
+    samples = cv2.imdecode(np.frombuffer(encoded.data, np.uint8), cv2.IMREAD_UNCHANGED)
+    samples = samples[..., ::-1] if samples.ndim == 3 else samples
+    np.testing.assert_array_equal(samples, MAPS[name].samples)
+    assert samples.dtype == MAPS[name].samples.dtype
+    assert (encoded.name, encoded.media_type) == (name, "image/png")
+    assert (encoded.width, encoded.height) == (5, 7)
+
+
+def test_quantized_values_are_recovered_from_what_the_file_says():
+    values = np.linspace(-1.5, 0.7, 35).reshape(7, 5)
+    scale, offset = (0.7 + 1.5) / 65535, -1.5
+    samples = np.round((values - offset) / scale).astype(np.uint16)
+    encoded = encode("confidence.kappa_u", Map(samples, scale, offset))
+    text = text_of(encoded)
+    assert (encoded.scale, encoded.offset) == (scale, offset)
+    assert (float(text["scale"]), float(text["offset"])) == (scale, offset)
+    with Image.open(BytesIO(encoded.data)) as picture:
+        read = float(text["offset"]) + float(text["scale"]) * np.asarray(picture)
+    np.testing.assert_allclose(read, values, atol=scale / 2 * 1.001)
+
+
+@pytest.mark.parametrize("name", ["embedding", "coarse_logits"])
+def test_floats_come_back_from_their_npy_file(name):
+    samples = RANDOM.normal(size=(16, 112, 112)).astype(np.float16)
+    encoded = encode(name, Map(samples))
+    assert encoded.media_type == "application/x-npy"
+    assert (encoded.width, encoded.height) == (112, 112)
+    read = np.load(BytesIO(encoded.data), allow_pickle=False)
+    assert read.dtype == np.float16
+    np.testing.assert_array_equal(read, samples)
+
+
+def test_a_png_says_what_it_is():
+    assert text_of(encode("iuv", MAPS["iuv"])) == {
+        "Software": "densepose-serving",
+        "model": "R_50_FPN_s1x",
+        "output": "iuv",
+        "channels": "I,U,V",
+        "region": "10,20,5,7",
+        "score": "0.987654",
+    }
+
+
+def test_a_map_of_all_instances_has_the_scores_of_all():
+    for scores, text in (((0.9, 0.5), "0.9,0.5"), ((), "")):
+        encoded = encode_map(
+            "mask", MAPS["mask"], model="demo", region_xywh=(0, 0, 5, 7), scores=scores
+        )
+        assert text_of(encoded)["score"] == text
+
+
+def test_the_channels_of_every_output_that_can_be_a_png_are_told():
+    for output in set(Output) - {Output.EMBEDDING}:
+        name = "confidence.u_std" if output is Output.CONFIDENCE else output.value
+        assert text_of(encode(name, MAPS["labels"]))["channels"]
+    assert text_of(encode("confidence.u_std", MAPS["labels"]))["channels"] == "u_std"
+
+
+def test_base64_is_the_standard_alphabet_s():
+    data = bytes(range(256)) + b"\xfb\xff\xfe"
+    encoded = EncodedMap("mask", "image/png", 1, 1, data)
+    assert encoded.base64_text() == base64.b64encode(data).decode()
+    assert set("+/") <= set(encoded.base64_text())

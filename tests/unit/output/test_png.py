@@ -1,0 +1,97 @@
+import re
+import struct
+import zlib
+from io import BytesIO
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.output.png import encode_png
+
+RANDOM = np.random.default_rng(0)
+
+
+def chunks(file: bytes) -> list[tuple[bytes, bytes]]:
+    """Kind and content of each chunk, checksums verified."""
+    assert file[:8] == b"\x89PNG\r\n\x1a\n"
+    found = []
+    position = 8
+    while position < len(file):
+        length, kind = struct.unpack_from(">I4s", file, position)
+        content = file[position + 8 : position + 8 + length]
+        (checksum,) = struct.unpack_from(">I", file, position + 8 + length)
+        assert checksum == zlib.crc32(kind + content)
+        found.append((kind, content))
+        position += 12 + length
+    return found
+
+
+def read_with_opencv(file: bytes) -> np.ndarray:
+    samples = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED)
+    return samples[..., ::-1] if samples.ndim == 3 else samples
+
+
+def noise(size_hw: tuple[int, int], channels: tuple[int, ...], dtype: type) -> np.ndarray:
+    return RANDOM.integers(0, np.iinfo(dtype).max, (*size_hw, *channels), dtype, endpoint=True)
+
+
+def steps(size_hw: tuple[int, int], channels: tuple[int, ...], dtype: type) -> np.ndarray:
+    small = noise((size_hw[0] // 8 + 1, size_hw[1] // 8 + 1), channels, dtype)
+    return small.repeat(8, axis=0).repeat(8, axis=1)[: size_hw[0], : size_hw[1]]
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (1, 300), (300, 1), (2, 3), (199, 100), (1080, 1920)])
+@pytest.mark.parametrize("channels", [(), (3,)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("content", [noise, steps])
+def test_samples_come_back_exactly(content, dtype, channels, size_hw):
+    samples = content(size_hw, channels, dtype)
+    file = encode_png(samples, {})
+    np.testing.assert_array_equal(read_with_opencv(file), samples)
+    with Image.open(BytesIO(file)) as picture:
+        picture.verify()
+    with Image.open(BytesIO(file)) as picture:
+        read = np.asarray(picture)
+        if dtype == np.uint16 and channels:  # Pillow has no 48-bit mode and keeps the upper bytes
+            np.testing.assert_array_equal(read, samples >> 8)
+        else:
+            np.testing.assert_array_equal(read, samples)
+
+
+def test_a_view_or_an_array_that_cannot_be_written_to_is_encoded_as_well():
+    whole = noise((20, 30), (3,), np.uint8)
+    part = whole[3:11, 5:17]
+    np.testing.assert_array_equal(read_with_opencv(encode_png(part, {})), part)
+    np.testing.assert_array_equal(read_with_opencv(encode_png(part[..., 1], {})), part[..., 1])
+    whole.flags.writeable = False
+    np.testing.assert_array_equal(read_with_opencv(encode_png(whole, {})), whole)
+
+
+def test_text_stands_behind_the_header_in_its_order():
+    file = encode_png(noise((3, 4), (), np.uint8), {"model": "R_50", "output": "mask"})
+    kinds = [kind for kind, _ in chunks(file)]
+    assert kinds[:3] == [b"IHDR", b"tEXt", b"tEXt"]
+    assert kinds[-1] == b"IEND"
+    assert chunks(file)[1:3] == [(b"tEXt", b"model\0R_50"), (b"tEXt", b"output\0mask")]
+
+
+@pytest.mark.parametrize("value", ["", "R_50_FPN_s1x", "café", "日本語", "a\nb", "x" * 10_000])
+def test_text_is_read_back_by_pillow(value):
+    file = encode_png(noise((3, 4), (3,), np.uint8), {"key": value, "other": "o"})
+    with Image.open(BytesIO(file)) as picture:
+        assert picture.text == {"key": value, "other": "o"}
+
+
+def test_text_is_latin_1_where_it_can_be_and_international_where_not():
+    file = encode_png(noise((3, 4), (), np.uint8), {"one": "café", "two": "日本"})
+    found = dict(chunks(file))
+    assert found[b"tEXt"] == "one\0café".encode("latin-1")
+    assert re.fullmatch(rb"two\0\0\0\0\0(.*)", found[b"iTXt"])[1].decode() == "日本"
+
+
+def test_maps_of_mostly_nothing_are_small():
+    samples = np.zeros((1080, 1920, 3), np.uint8)
+    samples[300:500, 800:900] = steps((200, 100), (3,), np.uint8)
+    assert len(encode_png(samples, {})) < 40_000
