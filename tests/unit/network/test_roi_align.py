@@ -1,4 +1,6 @@
+import pytest
 import torch
+from torchvision.ops import roi_align
 
 from model_store.catalogue import Pooler
 from service.network.roi_align import RoIPooler, pyramid_levels
@@ -29,10 +31,27 @@ def test_no_boxes_read_nothing() -> None:
     assert pooled.shape == (0, 6, 28, 28)
 
 
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_boxes_are_read_as_torchvision_reads_them(sampling_ratio: int, aligned: bool) -> None:
+    torch.manual_seed(0)
+    features = torch.randn(3, 5, 40, 60)
+    corners = torch.rand(200, 2) * torch.tensor([260.0, 180.0]) - 20
+    sizes = torch.rand(200, 2) ** 4 * 400
+    images = torch.randint(3, (200, 1)).float()
+    # Some lie outside the map in part or wholly, some have nearly no inside.
+    rois = torch.cat((images, corners, corners + sizes), dim=1)
+    pooled = RoIPooler(Pooler(7, sampling_ratio, aligned))([features], rois)
+    expected = roi_align(features, rois, 7, 0.25, sampling_ratio, aligned)
+    torch.testing.assert_close(pooled, expected)
+
+
 def test_half_precision_features_are_read_at_exact_places() -> None:
     features = torch.rand(1, 2, 300, 300)
     roi = torch.tensor([[0, 1001.3, 1002.7, 1100.9, 1190.1]])
     pooler = RoIPooler(Pooler(resolution=14))
     half = pooler([features.bfloat16()], roi)
     assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half, pooler([features.bfloat16().float()], roi).bfloat16())
+    # The weights are rounded as the features are, to eight bits.
+    exact = pooler([features.bfloat16().float()], roi)
+    torch.testing.assert_close(half.float(), exact, rtol=0, atol=4 * 2**-8)
