@@ -8,15 +8,18 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
+import torch
 import uvicorn
 
 from model_store.catalogue import find_model, load_catalogue
+from model_store.checkpoint import read_checkpoint
 from model_store.errors import ModelStoreError
 from model_store.store import ModelStore
 from service.api.errors import PROBLEM_OF
 from service.app import build_application
+from service.bench import image_files, run_bench
 from service.errors import DeviceUnavailable, InvalidSetting, ServiceError
-from service.inference.loading import parameter_shapes
+from service.inference.loading import DTYPES, build_predictor, find_device, parameter_shapes
 from service.logs import configure_logging
 from service.settings import Settings, read_settings, unknown_variables
 
@@ -51,6 +54,15 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="run the server, as DENSEPOSE_* variables tell")
     serve.set_defaults(command=_serve)
+
+    bench = commands.add_parser("bench", help="what each stage takes on this machine")
+    bench.add_argument("--model", metavar="ID", help="by default the default model")
+    bench.add_argument("--images", type=Path, required=True, metavar="DIR")
+    bench.add_argument("--batch", type=_positive, default=1, help="images in a batch")
+    bench.add_argument("--precision", choices=DTYPES, help="by default as the settings tell")
+    bench.add_argument("--threads", type=_positive, help="of the CPU's arithmetic")
+    bench.add_argument("--repetitions", type=_positive, default=3)
+    bench.set_defaults(command=_bench)
 
     models = commands.add_parser("models", help="what can be served")
     actions = models.add_subparsers(required=True, metavar="ACTION")
@@ -87,6 +99,30 @@ def _serve(_: argparse.Namespace, settings: Settings) -> None:
         server_header=False,
         timeout_graceful_shutdown=-(-settings.shutdown_timeout_ms // 1000),
     )
+
+
+def _bench(chosen: argparse.Namespace, settings: Settings) -> None:
+    if chosen.threads is not None:
+        torch.set_num_threads(chosen.threads)
+    precision = chosen.precision or settings.precision
+    device = find_device(settings.device)
+    store = _store(settings)
+    card = store.find(chosen.model or settings.default_model)
+    files = image_files(chosen.images)
+    arrays = read_checkpoint(store.checkpoint_path(card))
+    predictor, _ = build_predictor(card, arrays, device, DTYPES[precision])
+    report = run_bench(predictor, files, batch_size=chosen.batch, repetitions=chosen.repetitions)
+    sys.stdout.write(
+        f"{card.id}, {precision} on {device}, batch {chosen.batch}, "
+        f"{torch.get_num_threads()} threads, {len(files)} images\n{report.table()}\n"
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def _list_models(_: argparse.Namespace, settings: Settings) -> None:

@@ -1,0 +1,100 @@
+"""The command line, as a process of its own."""
+
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import model_store
+
+DEMO_FILE = Path(model_store.__file__).with_name("demo.pkl")
+PICTURES = Path(__file__).parents[1] / "parity" / "data" / "demo"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+def run(store: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("DENSEPOSE_")}
+    environment |= {"DENSEPOSE_MODEL_STORE": str(store)}
+    environment |= {f"DENSEPOSE_{name}": value for name, value in settings.items()}
+    code = "import sys; from service.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_version_is_told(store: Path) -> None:
+    assert re.fullmatch(r"densepose \d+\.\d+\.\d+\n", run(store, "--version").stdout)
+
+
+@pytest.mark.parametrize("arguments", [(), ("fly",), ("models", "add", "mine"), ("bench",)])
+def test_wrong_usage_is_exit_status_2(store: Path, arguments: tuple[str, ...]) -> None:
+    assert run(store, *arguments).returncode == 2
+
+
+def test_a_device_that_is_not_there_is_one_line_and_exit_status_2(store: Path) -> None:
+    served = run(store, "serve", DEVICE="cuda:99", LOG_LEVEL="error")
+    assert served.returncode == 2
+    assert len(served.stderr.splitlines()) == 1
+    assert "cuda:99" in served.stderr
+
+
+def test_a_setting_that_cannot_be_used_is_one_line_and_exit_status_2(store: Path) -> None:
+    served = run(store, "serve", MAX_BATCH="many")
+    assert served.returncode == 2
+    assert len(served.stderr.splitlines()) == 1
+    assert "DENSEPOSE_MAX_BATCH" in served.stderr
+
+
+def test_own_weights_are_added_listed_measured_and_removed(store: Path, tmp_path: Path) -> None:
+    sides = ("--short-side", "320", "--long-side", "533")
+    added = run(store, "models", "add", "mine", str(DEMO_FILE), "--like", "demo", *sides)
+    assert added.returncode == 0, added.stderr
+    listed = run(store, "models", "list").stdout
+    assert re.search(r"^mine .*stored", listed, re.MULTILINE)
+
+    images = tmp_path / "images"
+    images.mkdir()
+    for picture in ("test3_2fig.png", "test4_3fig.png"):
+        shutil.copy(PICTURES / picture, images)
+    measured = run(store, "bench", "--model", "mine", "--images", str(images), "--batch", "2")
+    assert measured.returncode == 0, measured.stderr
+    for stage in ("decode", "preprocess", "network", "postprocess", "encode", "total"):
+        assert re.search(rf"^{stage} +\d+\.\d +\d+\.\d$", measured.stdout, re.MULTILINE)
+    assert re.search(r"^\d+\.\d\d images per second", measured.stdout, re.MULTILINE)
+
+    assert run(store, "models", "remove", "mine").returncode == 0
+    assert "mine" not in run(store, "models", "list").stdout
+
+
+def test_a_hostile_file_is_refused_with_its_code_and_runs_nothing(
+    store: Path, tmp_path: Path
+) -> None:
+    canary = tmp_path / "canary"
+
+    class Hostile:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {canary}",)
+
+    file = tmp_path / "model_final.pkl"
+    file.write_bytes(pickle.dumps({"model": {"w": np.zeros(3), "x": Hostile()}}))
+    added = run(store, "models", "add", "mine", str(file), "--like", "R_50_FPN_s1x")
+    assert added.returncode == 1
+    assert len(added.stderr.splitlines()) == 1
+    assert "checkpoint_unavailable" in added.stderr
+    assert "posix.system" in added.stderr
+    assert not canary.exists()
+
+
+def test_weights_of_another_architecture_are_refused(store: Path) -> None:
+    added = run(store, "models", "add", "mine", str(DEMO_FILE), "--like", "R_50_FPN_DL_s1x")
+    assert added.returncode == 1
+    assert "architecture" in added.stderr
