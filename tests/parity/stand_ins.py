@@ -22,7 +22,8 @@ Arrays = dict[str, NDArray[np.float32]]
 
 def read_spec(model_id: str) -> dict[str, Any]:
     """The seed, names, shapes and biases of a model's stand-in."""
-    return json.loads((DATA / "parameters" / f"{model_id}.json").read_text())
+    spec: dict[str, Any] = json.loads((DATA / "parameters" / f"{model_id}.json").read_text())
+    return spec
 
 
 def build_arrays(model_id: str, picture: str) -> Arrays:
@@ -73,7 +74,8 @@ def _array(  # noqa: C901, PLR0911 - one table of cases, tried in order
     z = _normal(seed, name, shape)
     f32 = np.float32
     if name.endswith("running_var"):
-        return np.exp(f32(0.2) * z)
+        variance: NDArray[np.float32] = np.exp(f32(0.2) * z)
+        return variance
     if name.endswith("running_mean"):
         return f32(0.1) * z
     if ".embedder_" in name:
