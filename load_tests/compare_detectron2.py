@@ -9,7 +9,6 @@ parity tests' stand-ins: what they find is noise, and takes as long as anything 
 
 import argparse
 import platform
-import resource
 import statistics
 import time
 import warnings
@@ -54,7 +53,8 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     device = find_device(chosen.device)
     print(f"{chosen.threads} threads, {device}, {platform.machine()}, torch {torch.__version__}")
-    print(f"median of {chosen.repetitions}, in turn; ratios are detectron2's time over ours\n")
+    print(f"median of {chosen.repetitions}, in turn; ratios are detectron2's time over ours;")
+    print("the last column is by how much a run raises the peak of memory\n")
     for comparisons in (whole_predictor, postprocessing, vertex_search):
         for title, steps in comparisons(device):
             compare(title, steps, chosen.repetitions, device)
@@ -159,8 +159,7 @@ def vertex_search(device: torch.device) -> Iterator[tuple[str, Steps]]:
 def compare(title: str, steps: Steps, repetitions: int, device: torch.device) -> None:
     """Time the steps in turn, the order swapped every time, and print a row for each."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
-        step()
+    growth_mib = {name: memory_growth_mib(step, device) for name, step in steps.items()}
     names = list(steps)
     for _ in range(repetitions):
         for name in names:
@@ -170,8 +169,31 @@ def compare(title: str, steps: Steps, repetitions: int, device: torch.device) ->
     baseline = seconds["detectron2"]
     for name, times in seconds.items():
         ratio = statistics.median(b / t for b, t in zip(baseline, times, strict=True))
-        print(f"  {name:12} {1000 * statistics.median(times):9.1f} ms {ratio:8.2f}x")
+        milliseconds = 1000 * statistics.median(times)
+        print(f"  {name:12} {milliseconds:9.1f} ms {ratio:8.2f}x {growth_mib[name]:8.0f} MiB")
     print(flush=True)
+
+
+def memory_growth_mib(step: Callable[[], object], device: torch.device) -> float:
+    """By how much a step, run a second time, raises the peak of memory: the host's or the GPU's."""
+    step()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    # Linux: sets the peak back to what is resident now. man 5 proc
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status_kib("VmRSS")
+    step()
+    return (_status_kib("VmHWM") - before) / 2**10
+
+
+def _status_kib(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1])
+    raise LookupError(field)
 
 
 def timed(step: Callable[[], object], device: torch.device) -> float:
@@ -220,5 +242,3 @@ class Detectron2:
 
 if __name__ == "__main__":
     main()
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(f"peak memory of the process: {peak_mib} MiB")

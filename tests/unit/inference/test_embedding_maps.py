@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,6 +26,15 @@ def test_the_search_finds_what_the_full_matrix_gives() -> None:
     torch.manual_seed(0)
     pixels, vertices = torch.randn(5000, 16), unit_vectors(27554, 16)
     assert torch.equal(closest_vertices(pixels, vertices), full_matrix_search(pixels, vertices))
+
+
+@pytest.mark.slow
+def test_the_search_is_exact_for_a_hundred_thousand_pixels() -> None:
+    torch.manual_seed(1)
+    pixels, vertices = torch.randn(100_000, 16), unit_vectors(27554, 16)
+    # The full matrix in slices of rows, as it would take 11 GB.
+    expected = torch.cat([full_matrix_search(part, vertices) for part in pixels.split(10_000)])
+    assert torch.equal(closest_vertices(pixels, vertices), expected)
 
 
 def test_equal_distances_go_to_the_lowest_index() -> None:
