@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from model_store.errors import UnknownModel
 
@@ -94,6 +95,14 @@ class ModelCard:
     def kind(self) -> Literal["chart", "cse"]:
         """What its pixels get: a chart with U and V, or a vertex of a mesh."""
         return self.architecture.predictor
+
+    @property
+    def source(self) -> str | None:
+        """The `url` without the password that a mirror's address may hold."""
+        if self.url is None:
+            return None
+        parts = urlsplit(self.url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def load_catalogue(zoo_url: str = ZOO_URL) -> dict[str, ModelCard]:

@@ -1,30 +1,49 @@
-"""The folder of checkpoints, `<model id>/<file>`, and the operator's own models in it."""
+"""The folder of checkpoints, `<model id>/<file>`: the catalogue's and the operator's own.
 
-import hashlib
-import json
+Beside a checkpoint lie what it was converted to and a record of both. Who changes a model's files
+holds its lock, `.locks/<model id>`; who reads them needs none.
+"""
+
 import logging
 import os
-import re
 import shutil
-import uuid
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from model_store.catalogue import ModelCard, find_model, index_names
 from model_store.checkpoint import read_checkpoint, select_parameters
-from model_store.errors import CheckpointUnavailable, ModelNotAdded, UnknownModel
+from model_store.download import Progress, count_bytes
+from model_store.errors import CheckpointUnavailable, ModelNotAdded
+from model_store.fetching import absence, fetch
+from model_store.locking import is_locked, locked
+from model_store.model_files import Digest, ModelFiles, sync
+from model_store.own_models import (
+    CARD_FILE,
+    CHECKPOINT_FILE,
+    OWN_NAME,
+    derive_card,
+    read_own_cards,
+    write_own_model,
+)
 from model_store.unpickling import printable
 
 _logger = logging.getLogger(__name__)
 
-# An own model's files. The card says of which architecture it is, and how it is run.
-_CHECKPOINT_FILE = "checkpoint"
-_CARD_FILE = "card.json"
-# The name of a folder, and a part of an address. A leading dot marks what is not whole.
-_OWN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# From one cell of the coarse feature maps to far beyond what any of the models was trained on.
-_SIDES = range(32, 4097)
+_LOCKS, _UNFINISHED = ".locks", ".unfinished"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredState:
+    """What is on disk of a model; of one that is being downloaded, what has arrived."""
+
+    state: Literal["absent", "downloading", "stored"]
+    num_bytes: int
 
 
 def default_folder() -> Path:
@@ -34,33 +53,29 @@ def default_folder() -> Path:
     return (cache if cache.is_absolute() else Path.home() / ".cache") / "densepose-serving"
 
 
+def ignore_progress(num_bytes: int, total: int | None) -> None:
+    """Take no notice."""
+
+
 class ModelStore:
     """The models that can be served: those of a catalogue, and those that the operator added.
 
-    The folder is looked at anew each time, so that what another process adds is seen.
+    The folder is looked at anew each time, so that what another process does is seen. Any thread
+    and any process may call anything at any time. `is_offline` forbids the network.
     """
 
-    def __init__(self, folder: Path, catalogue: Mapping[str, ModelCard]) -> None:
+    def __init__(
+        self, folder: Path, catalogue: Mapping[str, ModelCard], *, is_offline: bool = False
+    ) -> None:
         self._folder = folder
         self._catalogue = catalogue
         self._catalogue_index = index_names(catalogue)
+        self._is_offline = is_offline
 
     @property
     def cards(self) -> dict[str, ModelCard]:
         """Every model's card by id: the catalogue's, then the own ones."""
-        cards = dict(self._catalogue)
-        for path in sorted(self._folder.glob(f"*/{_CARD_FILE}")):
-            name = path.parent.name
-            if not _OWN_NAME.fullmatch(name):
-                continue
-            if name.lower() in self._catalogue_index:
-                _logger.warning("own model %s is hidden by the catalogue's of that name", name)
-                continue
-            try:
-                cards[name] = self._read_own_card(path)
-            except (OSError, ValueError, ModelNotAdded, UnknownModel) as error:
-                _logger.warning("own model %s is passed over, its card is damaged: %s", name, error)
-        return cards
+        return {**self._catalogue, **read_own_cards(self._folder, self._catalogue)}
 
     def find(self, name: str) -> ModelCard:
         """The card with this id or alias, without regard to case.
@@ -71,9 +86,18 @@ class ModelStore:
         # Most requests are for the catalogue's, and need no look at the folder.
         return self._catalogue_index.get(name.lower()) or find_model(self.cards, name)
 
+    def state(self, card: ModelCard) -> StoredState:
+        """Where the model is, whichever process brings it there."""
+        files = self._files(card)
+        if files.checkpoint.is_file():
+            return StoredState("stored", files.count_bytes())
+        num_bytes = count_bytes(files.partial)
+        is_arriving = num_bytes > 0 and is_locked(self._lock_path(card.id))
+        return StoredState("downloading" if is_arriving else "absent", num_bytes)
+
     def is_stored(self, card: ModelCard) -> bool:
         """Whether the checkpoint is on disk."""
-        return self._locate(card).is_file()
+        return self._files(card).checkpoint.is_file()
 
     def checkpoint_path(self, card: ModelCard) -> Path:
         """The file to read this model's arrays from.
@@ -81,18 +105,76 @@ class ModelStore:
         Raises:
             CheckpointUnavailable: it is not on disk.
         """
-        path = self._locate(card)
-        if path.is_file():
-            return path
-        if card.url is None:
-            raise CheckpointUnavailable(
-                f"the file of {card.id} is gone from the model store: remove the model with "
-                "`densepose models remove`, and add it again with `densepose models add`"
+        files = self._files(card)
+        if not files.checkpoint.is_file():
+            raise absence(files, is_offline=self._is_offline)
+        return files.checkpoint
+
+    def load_arrays(self, card: ModelCard) -> dict[str, NDArray[np.float32]]:
+        """A stored model's arrays, verified, and mapped from the file where they were converted.
+
+        They are writable, and what is written to them is not written to the file.
+
+        Raises:
+            CheckpointUnavailable: the model is not stored, or cannot be read.
+            CheckpointRejected: its file is damaged, another one, or no checkpoint.
+        """
+        files = self._files(card)
+        if card.file is not None:
+            return read_checkpoint(files.checkpoint)
+        if arrays := files.map_arrays():
+            return arrays
+        if not files.checkpoint.is_file():
+            raise absence(files, is_offline=self._is_offline)
+        try:
+            with self._locked(card.id) as lock:
+                return files.convert(lock)
+        except OSError as error:
+            _logger.warning(
+                "%s cannot be converted, and is read as it is: %s", card.id, error.strerror
             )
-        raise CheckpointUnavailable(
-            f"{card.id} is not in the model store: put {path.name} ({card.url}) into its folder "
-            f"{card.id}, or add weights of your own with `densepose models add`"
-        )
+        files.verify()
+        return read_checkpoint(files.checkpoint)
+
+    def pull(self, card: ModelCard, progress: Progress = ignore_progress) -> None:
+        """Have the model's checkpoint stored, verified and converted, downloaded where needed.
+
+        One process does it, and others that want the same wait for it. `progress` is called all
+        the while; what it raises ends the call, and what has arrived stays for the next one.
+
+        Raises:
+            CheckpointUnavailable: it could not be had, or the folder cannot be written.
+            CheckpointRejected: what came is not this model's checkpoint.
+        """
+        files = self._files(card)
+        if card.file is not None:
+            return
+
+        def report_others() -> None:
+            progress(count_bytes(files.partial) or count_bytes(files.checkpoint), None)
+
+        with _writing(), self._locked(card.id, report_others) as lock:
+            fetch(files, progress, is_offline=self._is_offline)
+            files.convert(lock)
+
+    def verify(self, card: ModelCard) -> Digest:
+        """The digest of a stored model's checkpoint, every byte of which was looked at.
+
+        What was converted is looked at too, and made anew where it is damaged.
+
+        Raises:
+            CheckpointUnavailable: the model is not stored, or the folder cannot be written.
+            CheckpointRejected: its file is damaged or another one.
+        """
+        files = self._files(card)
+        if not files.checkpoint.is_file():
+            raise absence(files, is_offline=self._is_offline)
+        digest = files.verify()
+        if card.file is None and not files.is_converted_intact():
+            with _writing(), self._locked(card.id) as lock:
+                files.drop_converted()
+                files.convert(lock)
+        return digest
 
     def add(
         self,
@@ -118,52 +200,50 @@ class ModelStore:
         """
         self._check_name(name)
         model = find_model(self._catalogue, like)
-        card = _derive_card(
-            name,
-            model,
-            model.short_side if short_side is None else short_side,
-            model.long_side if long_side is None else long_side,
-        )
+        card = derive_card(name, model, short_side, long_side)
         select_parameters(read_checkpoint(file), shapes)
-        unfinished = self._hide(name)
         try:
-            unfinished.mkdir(parents=True)
-            card = _copy_checkpoint(file, unfinished / _CHECKPOINT_FILE, card)
-            _write_card(unfinished / _CARD_FILE, card, model.id)
-            _sync(unfinished)
-            # The whole model or nothing: its name appears with all its files under it.
-            unfinished.rename(self._folder / name)
-            _sync(self._folder)
+            with self._locked(name), self._make_unfinished(name) as unfinished:
+                self._check_name(name)
+                card = write_own_model(unfinished, file, card, model.id)
+                # The whole model or nothing: its name appears with all its files under it.
+                unfinished.rename(self._folder / name)
+                sync(self._folder)
         except OSError as error:
             raise ModelNotAdded(f"{name} cannot be stored: {error.strerror}") from error
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
         return card
 
     def remove(self, name: str) -> None:
-        """Delete an own model, also one whose card is damaged.
+        """Delete an own model, also one whose card is damaged, or the files of the catalogue's.
+
+        Of the catalogue's, the digest is kept: a later download is compared with it.
 
         Raises:
-            UnknownModel: no own model has this name.
-            OSError: the folder cannot be written.
+            UnknownModel: there is no such model.
+            CheckpointUnavailable: there is nothing to delete, or the folder cannot be written.
         """
-        if not (_OWN_NAME.fullmatch(name) and (self._folder / name / _CARD_FILE).exists()):
-            raise UnknownModel(f"there is no own model {printable(name)}")
-        unfinished = self._hide(name)
-        (self._folder / name).rename(unfinished)
-        shutil.rmtree(unfinished)
-
-    def _locate(self, card: ModelCard) -> Path:
+        if OWN_NAME.fullmatch(name) and (self._folder / name / CARD_FILE).exists():
+            with _writing(), self._locked(name), self._make_unfinished(name) as unfinished:
+                unfinished.parent.mkdir(exist_ok=True)
+                (self._folder / name).rename(unfinished)
+            return
+        card = self.find(name)
+        files = self._files(card)
         if card.file is not None:
-            return Path(__file__).with_name(card.file)
-        file = _CHECKPOINT_FILE if card.url is None else card.url.rpartition("/")[2]
-        return self._folder / card.id / file
+            raise CheckpointUnavailable(f"{card.id} comes with this package, and stays with it")
+        if not (files.checkpoint.is_file() or files.partial.is_file()):
+            raise CheckpointUnavailable(f"{card.id} is not in the model store")
+        with _writing(), self._locked(card.id):
+            files.remove()
 
-    def _hide(self, name: str) -> Path:
-        return self._folder / f".{name}.{uuid.uuid4().hex}"
+    def _files(self, card: ModelCard) -> ModelFiles:
+        if card.file is not None:
+            return ModelFiles(card, Path(__file__).with_name(card.file))
+        file = CHECKPOINT_FILE if card.url is None else card.url.rpartition("/")[2]
+        return ModelFiles(card, self._folder / card.id / file)
 
     def _check_name(self, name: str) -> None:
-        if not _OWN_NAME.fullmatch(name):
+        if not OWN_NAME.fullmatch(name):
             raise ModelNotAdded(
                 f"{printable(name)} cannot be a model's name: use up to 64 letters, digits, dots, "
                 "dashes and underscores, and begin with a letter or digit"
@@ -171,61 +251,41 @@ class ModelStore:
         if name.lower() in index_names(self.cards) or (self._folder / name).exists():
             raise ModelNotAdded(f"the name {name} is taken")
 
-    def _read_own_card(self, path: Path) -> ModelCard:
-        match json.loads(path.read_text(encoding="utf-8")):
-            case {
-                "like": str(like),
-                "short_side": int(short_side),
-                "long_side": int(long_side),
-                "sha256": str(sha256),
-                "num_bytes": int(num_bytes),
-            }:
-                model = find_model(self._catalogue, like)
-                card = _derive_card(path.parent.name, model, short_side, long_side)
-                return replace(card, sha256=sha256, num_bytes=num_bytes)
-        raise ValueError("it lacks a field, or has one of another type")
+    def _lock_path(self, model_id: str) -> Path:
+        # In lower case, so that names that differ in nothing else are taken one after the other.
+        return self._folder / _LOCKS / model_id.lower()
+
+    def _locked(
+        self, model_id: str, while_waiting: Callable[[], None] = lambda: None
+    ) -> AbstractContextManager[int]:
+        return locked(self._lock_path(model_id), while_waiting)
+
+    @contextmanager
+    def _make_unfinished(self, name: str) -> Iterator[Path]:
+        """The place for a folder on its way in or out, by who holds the name's lock.
+
+        Nothing is left of it in the end, nor of those of processes that were killed.
+        """
+        folder = self._folder / _UNFINISHED
+        for path in folder.glob("*"):
+            with suppress(OSError), locked(self._lock_path(path.name), _refuse_to_wait):
+                shutil.rmtree(path)
+        path = folder / name
+        shutil.rmtree(path, ignore_errors=True)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def _derive_card(name: str, like: ModelCard, short_side: int, long_side: int) -> ModelCard:
-    if not (short_side in _SIDES and long_side in _SIDES and short_side <= long_side):
-        raise ModelNotAdded(
-            f"an image cannot be resized to {short_side} x {long_side}: give a short and a long "
-            f"side of {_SIDES[0]} to {_SIDES[-1]} pixels, the short one not above the long one"
-        )
-    return ModelCard(
-        id=name,
-        group="own",
-        architecture=like.architecture,
-        class_names=like.class_names,
-        short_side=short_side,
-        long_side=long_side,
-    )
-
-
-def _copy_checkpoint(source: Path, target: Path, card: ModelCard) -> ModelCard:
-    shutil.copyfile(source, target)
-    _sync(target)
-    with target.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return replace(card, sha256=sha256, num_bytes=target.stat().st_size)
-
-
-def _write_card(path: Path, card: ModelCard, like: str) -> None:
-    content = {
-        "like": like,
-        "short_side": card.short_side,
-        "long_side": card.long_side,
-        "sha256": card.sha256,
-        "num_bytes": card.num_bytes,
-    }
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    # What a rename announces must not be lost by a power failure before the rename is.
-    descriptor = os.open(path, os.O_RDONLY)
+@contextmanager
+def _writing() -> Iterator[None]:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise CheckpointUnavailable(f"the model store cannot be written: {reason}") from error
+
+
+def _refuse_to_wait() -> None:
+    raise BlockingIOError

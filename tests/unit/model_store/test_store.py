@@ -5,20 +5,25 @@ import logging
 import os
 import pickle
 import shutil
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from model_store.catalogue import load_catalogue
+from model_store.catalogue import ModelCard, load_catalogue
 from model_store.errors import (
     CheckpointRejected,
     CheckpointUnavailable,
     ModelNotAdded,
     UnknownModel,
 )
-from model_store.store import ModelStore, default_folder
+from model_store.locking import locked
+from model_store.store import ModelStore, StoredState, default_folder
 
 CATALOGUE = load_catalogue()
 SHAPES = {"a.weight": (3, 2)}
@@ -41,6 +46,10 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
+def visible(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+
+
 def test_a_store_without_a_folder_has_the_catalogue_s_models(store: ModelStore):
     assert store.cards == CATALOGUE
     assert store.find("165712039") is CATALOGUE["R_50_FPN_s1x"]
@@ -48,30 +57,50 @@ def test_a_store_without_a_folder_has_the_catalogue_s_models(store: ModelStore):
 
 def test_the_demo_is_always_there(store: ModelStore):
     demo = store.find("demo")
-    assert store.is_stored(demo)
-    assert store.checkpoint_path(demo).stat().st_size == demo.num_bytes
+    assert store.state(demo) == StoredState("stored", demo.num_bytes)
+    assert store.verify(demo).sha256 == demo.sha256
+    store.pull(demo)
+    assert "backbone.bottom_up.stem.conv1.weight" in store.load_arrays(demo)
+    with pytest.raises(CheckpointUnavailable, match="comes with this package"):
+        store.remove("demo")
+    assert store.state(demo).state == "stored"
 
 
 def test_a_file_in_its_model_s_folder_is_that_model_s_checkpoint(store: ModelStore, folder: Path):
     card = store.find("R_50_FPN_s1x")
-    assert not store.is_stored(card)
+    assert store.state(card) == StoredState("absent", 0)
     path = folder / "R_50_FPN_s1x" / "model_final_162be9.pkl"
     path.parent.mkdir(parents=True)
     path.touch()
-    assert store.is_stored(card)
-    assert store.checkpoint_path(card) == path
+    assert store.state(card) == StoredState("stored", 0)
 
 
+@pytest.mark.parametrize("act", [ModelStore.load_arrays, ModelStore.verify])
 def test_a_missing_file_s_error_says_what_to_put_where_without_the_store_s_path(
-    store: ModelStore, folder: Path
+    store: ModelStore, folder: Path, act: Callable[[ModelStore, ModelCard], object]
 ):
     card = store.find("R_50_FPN_s1x")
     with pytest.raises(CheckpointUnavailable) as error:
-        store.checkpoint_path(card)
+        act(store, card)
     message = str(error.value)
-    assert f"put model_final_162be9.pkl ({card.url}) into its folder R_50_FPN_s1x" in message
+    assert "fetch it with `densepose models pull R_50_FPN_s1x`" in message
+    assert f"put model_final_162be9.pkl into its folder R_50_FPN_s1x ({card.url})" in message
     assert "densepose models add" in message
     assert str(folder) not in message
+    offline = ModelStore(folder, CATALOGUE, is_offline=True)
+    with pytest.raises(CheckpointUnavailable, match=r"not to be touched.*put model_final_162be9"):
+        act(offline, card)
+    assert not folder.exists()
+
+
+def test_a_mirror_s_password_is_in_no_message(folder: Path):
+    catalogue = load_catalogue("https://ada:secret@mirror.example/zoo/")
+    card = catalogue["R_50_FPN_s1x"]
+    assert card.source.startswith("https://mirror.example/zoo/densepose_rcnn_R_50_FPN_s1x/")
+    with pytest.raises(CheckpointUnavailable) as error:
+        ModelStore(folder, catalogue).load_arrays(card)
+    assert "secret" not in str(error.value)
+    assert card.source in str(error.value)
 
 
 def test_an_added_model_is_served_like_the_one_it_resembles(
@@ -86,15 +115,14 @@ def test_an_added_model_is_served_like_the_one_it_resembles(
     assert added.num_bytes == weights.stat().st_size
     assert added.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert (added.url, added.licence, added.md5_prefix, added.published) == (None, None, None, {})
-    assert store.checkpoint_path(added).read_bytes() == weights.read_bytes()
-    assert [path.name for path in folder.iterdir()] == ["mine"]
+    assert (folder / "mine" / "checkpoint").read_bytes() == weights.read_bytes()
+    assert visible(folder) == ["mine"]
 
 
 def test_an_added_model_stays_when_the_original_goes(store: ModelStore, weights: Path):
-    content = weights.read_bytes()
     store.add("mine", weights, "demo", SHAPES)
     weights.unlink()
-    assert store.checkpoint_path(store.find("mine")).read_bytes() == content
+    assert (store.load_arrays(store.find("mine"))["a.weight"] == 1).all()
 
 
 def test_a_model_that_another_process_adds_is_seen(folder: Path, store: ModelStore, weights: Path):
@@ -207,7 +235,23 @@ def test_a_full_disk_leaves_nothing_behind(
     with pytest.raises(ModelNotAdded, match="mine cannot be stored: No space left") as error:
         store.add("mine", weights, "demo", SHAPES)
     assert str(folder) not in str(error.value)
-    assert list(folder.iterdir()) == []
+    assert visible(folder) == []
+    assert list((folder / ".unfinished").iterdir()) == []
+
+
+def test_what_killed_processes_left_is_cleaned_up_by_the_next(
+    store: ModelStore, folder: Path, weights: Path
+):
+    leftovers = folder / ".unfinished"
+    for name in ("mine", "killed", "busy"):
+        (leftovers / name).mkdir(parents=True)
+        (leftovers / name / "checkpoint").touch()
+    with locked(folder / ".locks" / "busy", lambda: None):
+        store.add("mine", weights, "demo", SHAPES)
+    assert visible(leftovers) == ["busy"]
+    assert (store.load_arrays(store.find("mine"))["a.weight"] == 1).all()
+    store.remove("mine")
+    assert visible(leftovers) == []
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_without_its_path(
@@ -219,22 +263,25 @@ def test_a_folder_that_cannot_be_written_is_an_error_without_its_path(
     assert str(folder) not in str(error.value)
 
 
-def test_of_two_processes_that_add_one_name_at_once_one_succeeds(
+def test_of_two_that_add_one_name_at_once_one_succeeds(
     folder: Path, store: ModelStore, weights: Path, monkeypatch: pytest.MonkeyPatch
 ):
     copy = shutil.copyfile
+    is_copying = threading.Event()
 
-    def copy_while_another_adds(source: Path, target: Path) -> None:
-        monkeypatch.setattr(shutil, "copyfile", copy)
-        ModelStore(folder, CATALOGUE).add("mine", weights, "R_50_FPN_s1x", SHAPES)
+    def copy_while_another_waits(source: Path, target: Path) -> None:
+        is_copying.set()
+        time.sleep(0.2)
         copy(source, target)
 
-    monkeypatch.setattr(shutil, "copyfile", copy_while_another_adds)
-    with pytest.raises(ModelNotAdded, match="cannot be stored: Directory not empty"):
-        store.add("mine", weights, "demo", SHAPES)
-    assert [path.name for path in folder.iterdir()] == ["mine"]
-    assert store.find("mine").architecture == CATALOGUE["R_50_FPN_s1x"].architecture
-    assert store.is_stored(store.find("mine"))
+    monkeypatch.setattr(shutil, "copyfile", copy_while_another_waits)
+    with ThreadPoolExecutor(1) as executor:
+        first = executor.submit(store.add, "mine", weights, "demo", SHAPES)
+        is_copying.wait()
+        with pytest.raises(ModelNotAdded, match="taken"):
+            ModelStore(folder, CATALOGUE).add("MINE", weights, "R_50_FPN_s1x", SHAPES)
+        assert store.find("mine") == first.result()
+    assert visible(folder) == ["mine"]
 
 
 @pytest.mark.parametrize(
@@ -294,26 +341,54 @@ def test_the_catalogue_s_model_wins_over_an_own_one_of_its_name(
     assert "hidden by the catalogue" in caplog.text
     assert store.find("r_101_fpn_s1x") is CATALOGUE["R_101_FPN_s1x"]
     store.remove("r_101_fpn_s1x")
-    assert list(folder.iterdir()) == []
+    assert visible(folder) == []
 
 
 def test_a_removed_model_is_gone_with_its_file(folder: Path, store: ModelStore, weights: Path):
     card = store.add("mine", weights, "demo", SHAPES)
+    store.load_arrays(card)
     store.remove("mine")
-    assert list(folder.iterdir()) == []
+    assert visible(folder) == []
     assert weights.exists()
     with pytest.raises(UnknownModel):
         store.find("mine")
-    with pytest.raises(CheckpointUnavailable, match="mine is gone from the model store"):
-        store.checkpoint_path(card)
+    for act in (store.load_arrays, store.pull, store.verify):
+        with pytest.raises(CheckpointUnavailable, match="mine is gone from the model store"):
+            act(card)
 
 
-def test_only_an_own_model_can_be_removed(folder: Path, store: ModelStore):
-    (folder / "R_50_FPN_s1x").mkdir(parents=True)
-    for name in ("R_50_FPN_s1x", "demo", "nothing"):
-        with pytest.raises(UnknownModel, match=f"no own model {name}"):
-            store.remove(name)
-    assert (folder / "R_50_FPN_s1x").is_dir()
+def test_an_own_model_whose_file_was_changed_is_refused(
+    store: ModelStore, folder: Path, weights: Path
+):
+    card = store.add("mine", weights, "demo", SHAPES)
+    (folder / "mine" / "checkpoint").write_bytes(weights.read_bytes() + b"!")
+    for act in (store.load_arrays, store.pull, store.verify):
+        with pytest.raises(CheckpointRejected, match="mine: checkpoint is damaged"):
+            act(card)
+
+
+def test_a_removed_model_of_the_catalogue_leaves_its_digest_only(
+    store: ModelStore, folder: Path, weights: Path
+):
+    card = replace(CATALOGUE["R_50_FPN_s1x"], md5_prefix=None, sha256=None, num_bytes=None)
+    store = ModelStore(folder, {card.id: card})
+    path = folder / card.id / "model_final_162be9.pkl"
+    path.parent.mkdir(parents=True)
+    shutil.copy(weights, path)
+    path.with_name(f"{path.name}.part").touch()
+    store.load_arrays(card)
+    assert store.state(card).num_bytes > 2 * 4 * 6
+    store.remove("165712039")
+    assert visible(path.parent) == ["model_final_162be9.pkl.json"]
+    with pytest.raises(CheckpointUnavailable, match="R_50_FPN_s1x is not in the model store"):
+        store.remove("165712039")
+
+
+def test_what_is_not_there_cannot_be_removed(store: ModelStore):
+    with pytest.raises(CheckpointUnavailable, match="R_50_FPN_s1x is not in the model store"):
+        store.remove("R_50_FPN_s1x")
+    with pytest.raises(UnknownModel, match="no model 'nothing'"):
+        store.remove("nothing")
 
 
 @pytest.mark.parametrize(

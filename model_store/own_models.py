@@ -1,0 +1,109 @@
+"""The operator's own models: a folder each, with a checkpoint and a card, whole or not there."""
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from model_store.catalogue import ModelCard, find_model, index_names
+from model_store.errors import ModelNotAdded, UnknownModel
+from model_store.model_files import sync
+
+_logger = logging.getLogger(__name__)
+
+CHECKPOINT_FILE = "checkpoint"
+# It says of which architecture the model is, and how it is run.
+CARD_FILE = "card.json"
+# The name of a folder, and a part of an address. A leading dot marks what is not a model.
+OWN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# From one cell of the coarse feature maps to far beyond what any of the models was trained on.
+_SIDES = range(32, 4097)
+
+
+def read_own_cards(folder: Path, catalogue: Mapping[str, ModelCard]) -> dict[str, ModelCard]:
+    """The cards in the store's folder by name; one that cannot be used is logged and left out."""
+    cards = {}
+    names = index_names(catalogue)
+    for path in sorted(folder.glob(f"*/{CARD_FILE}")):
+        name = path.parent.name
+        if not OWN_NAME.fullmatch(name):
+            continue
+        if name.lower() in names:
+            _logger.warning("own model %s is hidden by the catalogue's of that name", name)
+            continue
+        try:
+            cards[name] = _read_card(path, catalogue)
+        except (OSError, ValueError, ModelNotAdded, UnknownModel) as error:
+            _logger.warning("own model %s is passed over, its card is damaged: %s", name, error)
+    return cards
+
+
+def derive_card(
+    name: str, like: ModelCard, short_side: int | None, long_side: int | None
+) -> ModelCard:
+    """The card of an own model; the sides are those of the model it is like where none are given.
+
+    Raises:
+        ModelNotAdded: the sides make no sense.
+    """
+    short_side = like.short_side if short_side is None else short_side
+    long_side = like.long_side if long_side is None else long_side
+    if not (short_side in _SIDES and long_side in _SIDES and short_side <= long_side):
+        raise ModelNotAdded(
+            f"an image cannot be resized to {short_side} x {long_side}: give a short and a long "
+            f"side of {_SIDES[0]} to {_SIDES[-1]} pixels, the short one not above the long one"
+        )
+    return ModelCard(
+        id=name,
+        group="own",
+        architecture=like.architecture,
+        class_names=like.class_names,
+        short_side=short_side,
+        long_side=long_side,
+    )
+
+
+def write_own_model(folder: Path, checkpoint: Path, card: ModelCard, like: str) -> ModelCard:
+    """Copy a checkpoint into a new folder, with its card; the card as it was written.
+
+    Raises:
+        OSError: the folder is there, or cannot be written.
+    """
+    folder.mkdir(parents=True)
+    copy = folder / CHECKPOINT_FILE
+    shutil.copyfile(checkpoint, copy)
+    sync(copy)
+    with copy.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    card = replace(card, sha256=sha256, num_bytes=copy.stat().st_size)
+    content = {
+        "like": like,
+        "short_side": card.short_side,
+        "long_side": card.long_side,
+        "sha256": card.sha256,
+        "num_bytes": card.num_bytes,
+    }
+    path = folder / CARD_FILE
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    sync(path)
+    sync(folder)
+    return card
+
+
+def _read_card(path: Path, catalogue: Mapping[str, ModelCard]) -> ModelCard:
+    match json.loads(path.read_text(encoding="utf-8")):
+        case {
+            "like": str(like),
+            "short_side": int(short_side),
+            "long_side": int(long_side),
+            "sha256": str(sha256),
+            "num_bytes": int(num_bytes),
+        }:
+            model = find_model(catalogue, like)
+            card = derive_card(path.parent.name, model, short_side, long_side)
+            return replace(card, sha256=sha256, num_bytes=num_bytes)
+    raise ValueError("it lacks a field, or has one of another type")
