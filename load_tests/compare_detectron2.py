@@ -13,6 +13,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from service.inference.loading import DTYPES, build_predictor, find_device
 from service.inference.map_buffer import Chunk, MapBuffer
 from service.inference.predictor import MAX_CHUNK, MAX_TILE_PIXELS
 from service.inference.regions import num_pixels
+from service.network.predictors import HeadOutput
 from tests.parity.stand_ins import DATA, build_arrays
 
 MODEL = "R_50_FPN_s1x"
@@ -100,6 +102,10 @@ def postprocessing(device: torch.device) -> Iterator[tuple[str, Steps]]:
     count = 50
     channels = {"coarse_segm": 2, "fine_segm": 25, "u": 25, "v": 25}
     raw = {f: torch.randn(count, c, 112, 112, device=device) for f, c in channels.items()}
+    # As our predictor gives it: all fields side by side, channels last.
+    values = torch.cat(tuple(raw.values()), dim=1).contiguous(memory_format=torch.channels_last)
+    ends = accumulate(channels.values())
+    slices = {f: slice(end - channels[f], end) for f, end in zip(channels, ends, strict=True)}
     x, y, width, height = REGION
     box = torch.tensor([[x, y, x + width, y + height]], dtype=torch.float32, device=device)
 
@@ -123,7 +129,7 @@ def postprocessing(device: torch.device) -> Iterator[tuple[str, Steps]]:
                 first_pixel=num_pixels(regions[:first]),
                 max_tile_pixels=MAX_TILE_PIXELS[device.type],
             )
-            chart_maps.paint({field: array[part] for field, array in raw.items()}, chunk, maps)
+            chart_maps.paint(HeadOutput(values[part], slices), chunk, maps)
         maps.to_host()
 
     title = f"postprocessing alone, {count} instances of {width} x {height} pixels"

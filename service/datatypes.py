@@ -22,12 +22,22 @@ class Output(StrEnum):
 
     IUV = "iuv"
     IUV16 = "iuv16"
+    UV = "uv"
     LABELS = "labels"
     COARSE = "coarse"
     MASK = "mask"
     CONFIDENCE = "confidence"
+    TEXTURE = "texture"
     VERTICES = "vertices"
+    VERTEX_COLOURS = "vertex_colours"
     EMBEDDING = "embedding"
+
+
+# The squares of a texture, one for each part, six in a column and four in a row; part by part down
+# the columns. DensePose/DensePoseData/demo_data/texture_atlas_200.png
+TEXTURE_ROWS, TEXTURE_COLUMNS = 6, 4
+# The side of one square of a texture that is gathered.
+TEXTURE_SIDE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,7 @@ class Query:
 
     `boxes_xyxy`, where given, replace the detector's: inside the image, x0 < x1, y0 < y1; then
     `class_ids` has one entry per box, None where a mesh was named instead of a class.
+    Boxes, given or found, grow by the share `box_expand` of their sides before they are described.
     `max_region_pixels` bounds the sum of the areas of the instances' regions.
     """
 
@@ -57,6 +68,7 @@ class Query:
     boxes_xyxy: tuple[BoxXYXY, ...] | None = None
     class_ids: tuple[int | None, ...] = ()
     mesh: str | None = None
+    box_expand: float = 0.0
     is_confidence_range_shared: bool = False
     max_region_pixels: int = 2**62
 
@@ -66,11 +78,13 @@ class Sample:
     """One image on its way to the device.
 
     `pixels_hw3` is the resized picture (uint8, B, G, R); `image_size_hw` is the size before that.
+    `photo` is the picture of that size, there only where textures are to be gathered from it.
     """
 
     pixels_hw3: NDArray[np.uint8]
     image_size_hw: SizeHW
     query: Query
+    photo: Image | None = None
 
     @property
     def padded_size_hw(self) -> SizeHW:
@@ -83,7 +97,8 @@ class Sample:
 class Map:
     """One output of one instance.
 
-    `samples` is uint8 or uint16, [h, w] or [h, w, 3], in the instance's region; of `embedding`
+    `samples` is uint8 or uint16, [h, w] or [h, w, 3], in the instance's region; of `uv` float32
+    [2, h, w], 0..1; of `texture` uint8 [6 N, 4 N, 4], channels R, G, B, coverage; of `embedding`
     and `coarse_logits` float16 [C, 112, 112]. Quantized samples carry `scale` and `offset`:
     value = offset + scale * sample.
     """

@@ -20,12 +20,17 @@ _MAX_CHUNKS = 100_000
 
 def read_png(data: memoryview) -> Picture:
     """The picture in a PNG file; of an animated one, its default image."""
+    return picture_of(*open_png(data))
+
+
+def open_png(data: memoryview) -> tuple[PngImageFile, int]:
+    """The same as Pillow opens it, with the orientation that is to be applied."""
     kept: list[bytes | memoryview] = [SIGNATURE]
     orientation = 1
     position = len(SIGNATURE)
     for _ in range(_MAX_CHUNKS):
         if position + 8 > len(data):
-            return picture_of(PngImageFile(BytesIO(b"".join(kept))), orientation)
+            return PngImageFile(BytesIO(b"".join(kept))), orientation
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
         if kind in _KEPT:

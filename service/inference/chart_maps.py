@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from service.datatypes import Output
 from service.inference.map_buffer import Chunk, MapBuffer, MapLayout
 from service.inference.regions import Tile, as_table, tiles
-from service.network.predictors import NUM_LABELS
+from service.network.predictors import HeadOutput
 
 # The least variance of U and V. densepose/config.py: UV_CONFIDENCE.EPSILON
 MIN_VARIANCE = 0.01
-PER_LABEL = ("u", "v", "sigma_2", "kappa_u", "kappa_v")
+# Fields of one channel; all others have one for each label.
 PER_CELL = ("fine_segm_confidence", "coarse_segm_confidence")
 QUANTIZED_MAX = 65535
 CONFIDENCE_RANGES = "confidence_ranges"
@@ -44,7 +44,7 @@ class ChartMaps:
         fields = ["coarse_segm"]
         if outputs - {Output.COARSE}:
             fields.append("fine_segm")
-        if outputs & {Output.IUV, Output.IUV16}:
+        if outputs & {Output.IUV, Output.IUV16, Output.UV, Output.TEXTURE}:
             fields += ["u", "v"]
         if Output.CONFIDENCE in outputs:
             fields += self._confidence_fields
@@ -56,17 +56,21 @@ class ChartMaps:
         layout = {
             Output.IUV: ((pixels, 3), torch.uint8),
             Output.IUV16: ((pixels, 3), torch.uint16),
+            Output.UV: ((2, pixels), torch.float32),
             Output.LABELS: ((pixels,), torch.uint8),
             Output.COARSE: ((pixels,), torch.uint8),
             Output.MASK: ((pixels,), torch.uint8),
             Output.CONFIDENCE: ((names, pixels), torch.uint16),
         }
+        if Output.TEXTURE in outputs:
+            # What textures are gathered by.
+            outputs = outputs - {Output.TEXTURE} | {Output.LABELS, Output.UV}
         chosen: dict[str, tuple[tuple[int, ...], torch.dtype]] = {o: layout[o] for o in outputs}
         if Output.CONFIDENCE in outputs:
             chosen[CONFIDENCE_RANGES] = ((2, instances, names), torch.float32)
         return chosen
 
-    def paint(self, raw: Mapping[str, Tensor], chunk: Chunk, maps: MapBuffer) -> None:
+    def paint(self, raw: HeadOutput, chunk: Chunk, maps: MapBuffer) -> None:
         """Fill the chunk's part of the maps from the head's outputs."""
         _ChartPainter(raw, self._confidence_fields).paint(chunk, maps)
 
@@ -75,42 +79,36 @@ class ChartMaps:
 class _Pixels:
     """What the head says of the pixels of one tile; `label_T` is 0 off the body."""
 
-    coarse_T: Tensor
+    coarse_TC: Tensor
     label_T: Tensor
     values: Mapping[str, Tensor]
 
 
 class _ChartPainter:
-    """The head's outputs of one chunk, float32 [R, channels, S, S], as tables to look up."""
+    """The head's outputs of one chunk, as a table to look up."""
 
-    def __init__(self, raw: Mapping[str, Tensor], confidence_fields: Sequence[str]) -> None:
-        self._num_coarse, self._side = raw["coarse_segm"].shape[1:3]
+    def __init__(self, raw: HeadOutput, confidence_fields: Sequence[str]) -> None:
+        self._raw = raw
         self._confidence_fields = confidence_fields
-        self._cell_fields = [field for field in PER_CELL if field in raw]
-        segmentation = [field for field in ("coarse_segm", "fine_segm") if field in raw]
-        self._cell_table = as_table(
-            torch.cat([raw[field] for field in (*segmentation, *self._cell_fields)], dim=1)
-        )
-        self._label_fields = [field for field in PER_LABEL if field in raw]
-        if self._label_fields:
-            # A row per cell and label: one look-up by label gives U, V and every confidence.
-            per_label = torch.stack([raw[field] for field in self._label_fields], dim=-1)
-            self._label_table = per_label.permute(0, 2, 3, 1, 4).reshape(
-                -1, len(self._label_fields)
-            )
+        self._num_coarse, self._side = raw["coarse_segm"].shape[1:3]
+        self._table = as_table(raw.values_RCSS)
+        last = "fine_segm" if "fine_segm" in raw else "coarse_segm"
+        # Of its own, as embedding_bag would copy the slice for every tile.
+        self._segmentation = self._table[:, : raw.channels[last].stop].contiguous()
 
     def paint(self, chunk: Chunk, maps: MapBuffer) -> None:
         def all_tiles() -> Iterator[Tile]:
-            device = self._cell_table.device
-            return tiles(chunk.regions, self._side, chunk.max_tile_pixels, device)
+            return tiles(chunk.regions, self._side, chunk.max_tile_pixels, self._table.device)
 
+        fields = ["u", "v"] if "u" in self._raw else []
         ranges_2RF = None
         if Output.CONFIDENCE in maps:
             ranges_2RF = self._confidence_ranges(all_tiles(), len(chunk.regions))
             maps[CONFIDENCE_RANGES][:, chunk.instances] = ranges_2RF
+            fields += self._confidence_fields
         for tile in all_tiles():
             here = chunk.place(tile.pixels)
-            pixels = self._read(tile)
+            pixels = self._read(tile, fields)
             self._write(maps, here, pixels)
             if ranges_2RF is not None:
                 low_TF, high_TF = ranges_2RF[:, tile.region_T].unbind()
@@ -119,32 +117,37 @@ class _ChartPainter:
                 quantized_TF *= (pixels.label_T > 0)[:, None]
                 maps[Output.CONFIDENCE][:, here] = quantized_TF.T.to(torch.int32)
 
-    def _read(self, tile: Tile) -> _Pixels:
-        cells_TC = tile.sample(self._cell_table)
-        coarse_T = cells_TC[:, : self._num_coarse].argmax(dim=1)
-        fine_TK = cells_TC[:, self._num_coarse : self._num_coarse + NUM_LABELS]
-        if not fine_TK.shape[1]:
-            return _Pixels(coarse_T, coarse_T, {})
-        label_T = fine_TK.argmax(dim=1) * (coarse_T > 0)
-        values = dict(
-            zip(self._cell_fields, cells_TC[:, self._num_coarse + NUM_LABELS :].T, strict=True)
-        )
-        if self._label_fields:
-            rows_T4 = tile.cells_T4 * NUM_LABELS + label_T[:, None]
-            by_label_TF = tile.sample(self._label_table, rows_T4)
-            values |= dict(zip(self._label_fields, by_label_TF.T, strict=True))
-        return _Pixels(coarse_T, label_T, values)
+    def _read(self, tile: Tile, fields: Sequence[str]) -> _Pixels:
+        segmentation_TC = tile.sample(self._segmentation)
+        coarse_TC, fine_TK = segmentation_TC.tensor_split([self._num_coarse], dim=1)
+        is_body_T = coarse_TC[:, 1:].amax(dim=1) > coarse_TC[:, 0]
+        # Where only the coarse labels are asked for, nothing is known of the fine ones.
+        label_T = fine_TK.argmax(dim=1) * is_body_T if fine_TK.shape[1] else is_body_T
+        # Of one number, in the channel that stands for the label.
+        entries_N1 = self._table.view(-1, 1)
+        cells_T4 = tile.cells_T4 * self._table.shape[1]
+        labelled_T4 = cells_T4 + label_T[:, None]
+        values = {
+            field: tile.sample(
+                entries_N1,
+                (cells_T4 if field in PER_CELL else labelled_T4) + self._raw.channels[field].start,
+            )[:, 0]
+            for field in fields
+        }
+        return _Pixels(coarse_TC, label_T, values)
 
     @staticmethod
     def _write(maps: MapBuffer, here: slice, pixels: _Pixels) -> None:
         is_body_T = pixels.label_T > 0
-        for output, samples_T in (
-            (Output.COARSE, pixels.coarse_T),
-            (Output.LABELS, pixels.label_T),
-            (Output.MASK, is_body_T * 255),
-        ):
-            if output in maps:
-                maps[output][here] = samples_T.to(torch.uint8)
+        if Output.COARSE in maps:
+            maps[Output.COARSE][here] = pixels.coarse_TC.argmax(dim=1).to(torch.uint8)
+        if Output.LABELS in maps:
+            maps[Output.LABELS][here] = pixels.label_T.to(torch.uint8)
+        if Output.MASK in maps:
+            maps[Output.MASK][here] = is_body_T.to(torch.uint8) * 255
+        if Output.UV in maps:
+            uv_2T = torch.stack((pixels.values["u"], pixels.values["v"]))
+            maps[Output.UV][:, here] = uv_2T.clamp(0, 1) * is_body_T
         for output, scale in ((Output.IUV, 255), (Output.IUV16, QUANTIZED_MAX)):
             if output in maps:
                 uv_T2 = torch.stack((pixels.values["u"], pixels.values["v"]), dim=1)
@@ -170,10 +173,10 @@ class _ChartPainter:
         """The least and the greatest value [2, R, F] on each instance's body."""
         num_names = len(confidence_names(self._confidence_fields))
         shape = (num_regions, num_names)
-        low_RF = torch.full(shape, torch.inf, device=self._cell_table.device)
-        high_RF = torch.full(shape, -torch.inf, device=self._cell_table.device)
+        low_RF = torch.full(shape, torch.inf, device=self._table.device)
+        high_RF = torch.full(shape, -torch.inf, device=self._table.device)
         for tile in all_tiles:
-            pixels = self._read(tile)
+            pixels = self._read(tile, self._confidence_fields)
             values_TF = self._confidences(pixels)
             is_off_T1 = (pixels.label_T == 0)[:, None]
             index_TF = tile.region_T[:, None].expand_as(values_TF)

@@ -4,12 +4,12 @@ Shape letters: B boxes of one image, R boxes of all images.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from service.datatypes import BoxXYXY, RegionXYWH, Sample, region_of
+from service.datatypes import BoxXYXY, RegionXYWH, Sample, SizeHW, region_of
 from service.network.boxes import clip
 from service.network.rcnn import DensePoseRCNN
 
@@ -49,19 +49,45 @@ def find_boxes(
         found |= zip(
             searched, _detect(network, pyramid, [samples[i] for i in searched]), strict=True
         )
-    return [found[index] for index in range(len(samples))]
+    return [_expand(found[index], sample, device) for index, sample in enumerate(samples)]
 
 
 def _given(sample: Sample, device: torch.device) -> Found:
     boxes = list(sample.query.boxes_xyxy or ())
-    scale_4 = 1 / torch.tensor(_to_image_scale(sample), dtype=torch.float64)
-    network_boxes = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4) * scale_4
     return Found(
-        network_boxes.to(device=device, dtype=torch.float32),
+        _to_network(boxes, sample, device),
         boxes,
         [1.0] * len(boxes),
         list(sample.query.class_ids),
     )
+
+
+def _expand(found: Found, sample: Sample, device: torch.device) -> Found:
+    """The same with boxes that grew around their centres by the share that the query names."""
+    share = sample.query.box_expand
+    if not share:
+        return found
+    boxes = [_grow(box, share, sample.image_size_hw) for box in found.boxes_xyxy]
+    return replace(found, network_boxes_B4=_to_network(boxes, sample, device), boxes_xyxy=boxes)
+
+
+def _grow(box_xyxy: BoxXYXY, share: float, image_size_hw: SizeHW) -> BoxXYXY:
+    x0, y0, x1, y1 = box_xyxy
+    height, width = image_size_hw
+    dx, dy = (x1 - x0) * share / 2, (y1 - y0) * share / 2
+    return (
+        max(x0 - dx, 0.0),
+        max(y0 - dy, 0.0),
+        min(x1 + dx, float(width)),
+        min(y1 + dy, float(height)),
+    )
+
+
+def _to_network(boxes: Sequence[BoxXYXY], sample: Sample, device: torch.device) -> Tensor:
+    """Boxes in the image's pixels as float32 [B, 4] in those of the network's input."""
+    scale_4 = 1 / torch.tensor(_to_image_scale(sample), dtype=torch.float64)
+    network_boxes_B4 = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4) * scale_4
+    return network_boxes_B4.to(device=device, dtype=torch.float32)
 
 
 def _detect(

@@ -12,11 +12,14 @@ from torch import Tensor
 from service.datatypes import Output
 from service.inference.map_buffer import Chunk, MapBuffer, MapLayout
 from service.inference.regions import as_table, tiles
+from service.inference.vertex_colours import colour_vertices
+from service.network.predictors import HeadOutput
 
 COARSE_LOGITS = "coarse_logits"
 # All fourteen models agree in these.
 EMBEDDING_SHAPE = (16, 112, 112)
 COARSE_SHAPE = (2, 112, 112)
+PER_PIXEL = (Output.COARSE, Output.MASK, Output.VERTICES, Output.VERTEX_COLOURS)
 # Distances held at once: on the CPU they fit the caches, on CUDA they are enough to be busy.
 MAX_DISTANCES = {"cpu": 2**21, "cuda": 2**24}
 
@@ -47,10 +50,11 @@ class EmbeddingMaps:
 
     def __init__(self, vertices: Mapping[str, Tensor]) -> None:
         self._vertices = vertices
+        self._colours = {mesh: colour_vertices(vertices[mesh]) for mesh in vertices}
 
     def fields(self, outputs: frozenset[Output]) -> tuple[str, ...]:
         """What the head must give for these outputs, and no more."""
-        if outputs & {Output.VERTICES, Output.EMBEDDING}:
+        if outputs & {Output.VERTICES, Output.VERTEX_COLOURS, Output.EMBEDDING}:
             return ("coarse_segm", "embedding")
         return ("coarse_segm",)
 
@@ -60,6 +64,7 @@ class EmbeddingMaps:
             Output.COARSE: ((pixels,), torch.uint8),
             Output.MASK: ((pixels,), torch.uint8),
             Output.VERTICES: ((pixels,), torch.uint16),
+            Output.VERTEX_COLOURS: ((pixels, 3), torch.uint8),
             Output.EMBEDDING: ((instances, *EMBEDDING_SHAPE), torch.float16),
         }
         chosen: dict[str, tuple[tuple[int, ...], torch.dtype]] = {o: layout[o] for o in outputs}
@@ -67,15 +72,15 @@ class EmbeddingMaps:
             chosen[COARSE_LOGITS] = ((instances, *COARSE_SHAPE), torch.float16)
         return chosen
 
-    def paint(self, raw: Mapping[str, Tensor], chunk: Chunk, maps: MapBuffer) -> None:
+    def paint(self, raw: HeadOutput, chunk: Chunk, maps: MapBuffer) -> None:
         """Fill the chunk's part of the maps from the head's outputs."""
         if Output.EMBEDDING in maps:
             maps[Output.EMBEDDING][chunk.instances] = raw["embedding"].to(torch.float16)
             maps[COARSE_LOGITS][chunk.instances] = raw["coarse_segm"].to(torch.float16)
-        if not any(output in maps for output in (Output.COARSE, Output.MASK, Output.VERTICES)):
+        if not any(output in maps for output in PER_PIXEL):
             return
         num_coarse, side = raw["coarse_segm"].shape[1:3]
-        table_NC = as_table(torch.cat(tuple(raw.values()), dim=1))
+        table_NC = as_table(raw.values_RCSS)
         meshes = sorted({mesh for mesh in chunk.meshes if mesh is not None})
         mesh_of_R = torch.tensor(
             [meshes.index(mesh) for mesh in chunk.meshes if mesh is not None],
@@ -89,11 +94,19 @@ class EmbeddingMaps:
                 maps[Output.COARSE][here] = coarse_T.to(torch.uint8)
             if Output.MASK in maps:
                 maps[Output.MASK][here] = ((coarse_T > 0) * 255).to(torch.uint8)
-            if Output.VERTICES in maps:
+            if Output.VERTICES in maps or Output.VERTEX_COLOURS in maps:
                 mesh_T = mesh_of_R[tile.region_T].masked_fill(coarse_T == 0, -1)
-                maps[Output.VERTICES][here] = self._search(
+                found_T = self._search(
                     cells_TC[:, num_coarse:], mesh_T, [self._vertices[mesh] for mesh in meshes]
                 )
+                if Output.VERTICES in maps:
+                    maps[Output.VERTICES][here] = found_T
+                if Output.VERTEX_COLOURS in maps:
+                    maps[Output.VERTEX_COLOURS][here] = 0
+                    for index, mesh in enumerate(meshes):
+                        body = torch.nonzero(mesh_T == index)[:, 0]
+                        colours_B3 = self._colours[mesh][found_T[body].long() - 1]
+                        maps[Output.VERTEX_COLOURS][here][body] = colours_B3
 
     @staticmethod
     def _search(embeddings_TD: Tensor, mesh_T: Tensor, meshes: Sequence[Tensor]) -> Tensor:

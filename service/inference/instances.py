@@ -1,6 +1,6 @@
 """The maps of a batch, on the host, cut into those of each instance."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,20 @@ from service.inference.embedding_maps import COARSE_LOGITS
 
 
 class MapReader:
-    """Reads image after image, instance after instance; the maps are views of the arrays."""
+    """Reads image after image, instance after instance; the maps are views of the arrays.
 
-    def __init__(self, arrays: Mapping[str, NDArray[Any]], confidence_names: Sequence[str]) -> None:
+    `textures` has those of the instances of whose images textures were asked for.
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, NDArray[Any]],
+        confidence_names: Sequence[str],
+        textures: Iterable[NDArray[np.uint8]] = (),
+    ) -> None:
         self._arrays = arrays
         self._confidence_names = confidence_names
+        self._textures = iter(textures)
         self._instance = 0
         self._pixel = 0
 
@@ -32,6 +41,12 @@ class MapReader:
                 elif output is Output.EMBEDDING:
                     for name in (Output.EMBEDDING, COARSE_LOGITS):
                         maps[str(name)] = Map(self._arrays[name][self._instance])
+                elif output is Output.TEXTURE:
+                    maps[str(output)] = Map(next(self._textures))
+                elif output is Output.UV:
+                    maps[str(output)] = Map(
+                        self._arrays[output][:, pixels].reshape(2, height, width)
+                    )
                 else:
                     samples = self._arrays[output][pixels]
                     maps[str(output)] = Map(samples.reshape(height, width, *samples.shape[1:]))

@@ -19,6 +19,7 @@ from service.inference.map_buffer import Chunk, MapBuffer
 from service.inference.preprocess import stack_samples
 from service.inference.regions import num_pixels
 from service.inference.stage_clock import StageClock
+from service.inference.texture_maps import gather_textures
 from service.network.folding import fold_batch_norms
 from service.network.rcnn import DensePoseRCNN, as_rois
 
@@ -72,10 +73,12 @@ class Predictor:
             if sample.query.outputs and num_pixels(one.regions) <= sample.query.max_region_pixels
         }
         maps = self._paint(pyramid, samples, painted, clock)
+        asked = [(samples[index], one.regions) for index, one in painted.items()]
+        textures = list(gather_textures(asked, maps))
         arrays = maps.to_host()
         clock.mark("postprocess")
         stage_seconds = clock.seconds()
-        reader = MapReader(arrays, self._confidence_names)
+        reader = MapReader(arrays, self._confidence_names, textures)
         predictions: list[Prediction | AnswerTooLarge] = []
         for index, (sample, one) in enumerate(zip(samples, found, strict=True)):
             if index not in painted and sample.query.outputs:

@@ -36,9 +36,9 @@ class Tile:
         )
 
 
-def as_table(raw_RCSS: Tensor) -> Tensor:
-    """One row per cell, one column per channel: [N, C]."""
-    return raw_RCSS.permute(0, 2, 3, 1).reshape(-1, raw_RCSS.shape[1])
+def as_table(values_RCSS: Tensor) -> Tensor:
+    """One row per cell, one column per channel: [N, C]; no copy where channels are last."""
+    return values_RCSS.permute(0, 2, 3, 1).reshape(-1, values_RCSS.shape[1])
 
 
 def num_pixels(regions: Sequence[RegionXYWH]) -> int:

@@ -3,8 +3,10 @@
 Shape letters: R boxes, C channels, P = side of the hidden layer, S = 4 P = side of the output.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +20,23 @@ MIN_SEGM_CONFIDENCE = 0.01
 LAYER_OF = {"coarse_segm": "ann_index_lowres", "fine_segm": "index_uv_lowres"}
 
 
+@dataclass(frozen=True, slots=True)
+class HeadOutput:
+    """All fields of some boxes side by side: float32 [R, C, S, S], channels last in memory.
+
+    A cell's channels are one row, so that the whole is a table to look up without a copy.
+    """
+
+    values_RCSS: Tensor
+    channels: Mapping[str, slice]
+
+    def __contains__(self, field: str) -> bool:
+        return field in self.channels
+
+    def __getitem__(self, field: str) -> Tensor:
+        return self.values_RCSS[:, self.channels[field]]
+
+
 def _deconv(in_channels: int, out_channels: int) -> nn.Module:
     return nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1)
 
@@ -26,8 +45,15 @@ def _layer(field: str) -> str:
     return LAYER_OF.get(field, f"{field}_lowres")
 
 
-def _upsample(low_RCss: Tensor) -> Tensor:
-    return F.interpolate(low_RCss.float(), scale_factor=2.0, mode="bilinear", align_corners=False)
+def _join(low: Mapping[str, Tensor]) -> HeadOutput:
+    """The fields, upsampled by 2 in float32."""
+    channels, end = {}, 0
+    for field, low_RCss in low.items():
+        channels[field] = slice(end, end + low_RCss.shape[1])
+        end += low_RCss.shape[1]
+    joined = torch.cat(tuple(low.values()), dim=1).float()
+    joined = joined.contiguous(memory_format=torch.channels_last)
+    return HeadOutput(F.interpolate(joined, scale_factor=2.0, mode="bilinear"), channels)
 
 
 class ChartPredictor(nn.Module):
@@ -44,23 +70,25 @@ class ChartPredictor(nn.Module):
                 channels = architecture.coarse_channels
             self.add_module(_layer(field), _deconv(in_channels, channels))
 
-    def forward(self, hidden_RCPP: Tensor, fields: Collection[str]) -> dict[str, Tensor]:
-        """The named fields, float32 [R, channels, S, S].
+    def forward(self, hidden_RCPP: Tensor, fields: Collection[str]) -> HeadOutput:
+        """The named fields, and the confidences that weight them.
 
         A model with segmentation confidences multiplies its segmentation logits with them:
         densepose/modeling/predictors/chart_confidence.py.
         """
-        raw = {
-            field: _upsample(self.get_submodule(_layer(field))(hidden_RCPP))
-            for field in self.fields
-            if field in fields or field.removesuffix("_confidence") in fields
-        }
+        output = _join(
+            {
+                field: self.get_submodule(_layer(field))(hidden_RCPP)
+                for field in self.fields
+                if field in fields or field.removesuffix("_confidence") in fields
+            }
+        )
         for field in ("fine_segm", "coarse_segm"):
-            if (confidence := f"{field}_confidence") in raw:
-                raw[confidence] = F.softplus(raw[confidence]) + MIN_SEGM_CONFIDENCE
-                if field in raw:
-                    raw[field] = raw[field] * raw[confidence]
-        return {field: raw[field] for field in fields}
+            if (confidence := f"{field}_confidence") in output:
+                output[confidence][:] = F.softplus(output[confidence]) + MIN_SEGM_CONFIDENCE
+                if field in output:
+                    output[field].mul_(output[confidence])
+        return output
 
 
 class EmbeddingPredictor(nn.Module):
@@ -71,7 +99,7 @@ class EmbeddingPredictor(nn.Module):
         self.coarse_segm_lowres = _deconv(in_channels, architecture.coarse_channels)
         self.embed_lowres = _deconv(in_channels, architecture.embed_size)
 
-    def forward(self, hidden_RCPP: Tensor, fields: Collection[str]) -> dict[str, Tensor]:
-        """The named fields of `coarse_segm` and `embedding`, float32 [R, channels, S, S]."""
+    def forward(self, hidden_RCPP: Tensor, fields: Collection[str]) -> HeadOutput:
+        """The named fields of `coarse_segm` and `embedding`."""
         layers = {"coarse_segm": self.coarse_segm_lowres, "embedding": self.embed_lowres}
-        return {field: _upsample(layers[field](hidden_RCPP)) for field in fields}
+        return _join({field: layers[field](hidden_RCPP) for field in fields})

@@ -15,7 +15,7 @@ from service.network.box_head import BoxHead, BoxPredictor, Detections, select_d
 from service.network.densepose_head import Decoder, DeepLabHead, V1ConvXHead
 from service.network.embedder import Embedder
 from service.network.fpn import FeaturePyramid
-from service.network.predictors import ChartPredictor, EmbeddingPredictor
+from service.network.predictors import ChartPredictor, EmbeddingPredictor, HeadOutput
 from service.network.roi_align import RoIPooler
 from service.network.rpn import RegionProposalNetwork
 
@@ -99,11 +99,9 @@ class DensePoseRCNN(nn.Module):
         fused: list[Tensor] = self.roi_heads.decoder(pyramid[:4])
         return fused
 
-    def describe(
-        self, fused: list[Tensor], rois_R5: Tensor, fields: Collection[str]
-    ) -> dict[str, Tensor]:
-        """The DensePose head's named outputs for each box, float32 [R, channels, S, S]."""
+    def describe(self, fused: list[Tensor], rois_R5: Tensor, fields: Collection[str]) -> HeadOutput:
+        """The DensePose head's named outputs for each box."""
         heads = self.roi_heads
         hidden = heads.densepose_head(heads.densepose_pooler(fused, rois_R5))
-        described: dict[str, Tensor] = heads.densepose_predictor(hidden, fields)
+        described: HeadOutput = heads.densepose_predictor(hidden, fields)
         return described

@@ -1,1 +1,1 @@
-"""Predictions to bytes: NumPy in, PNG and npy out, on the HTTP side."""
+"""Predictions to bytes: maps, pictures and archives for other tools, on the HTTP side."""

@@ -15,17 +15,15 @@ Every PNG says what it is in text chunks:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
-import numpy as np
 import pybase64
 
 from service.datatypes import Map, Output, RegionXYWH
+from service.output.archives import write_npy
+from service.output.media import NPY, PNG
 from service.output.png import encode_png
 
 SOFTWARE = "densepose-serving"
-PNG = "image/png"
-NPY = "application/x-npy"
 
 # A confidence's channel is the field after the dot in its name.
 _CHANNELS: Mapping[str, str] = {
@@ -34,7 +32,9 @@ _CHANNELS: Mapping[str, str] = {
     Output.LABELS: "I",
     Output.COARSE: "coarse label",
     Output.MASK: "mask",
+    Output.TEXTURE: "R,G,B,coverage",
     Output.VERTICES: "vertex index + 1",
+    Output.VERTEX_COLOURS: "R,G,B",
 }
 
 
@@ -64,9 +64,7 @@ def encode_map(
     """
     if map_.samples.dtype.kind == "f":
         height, width = map_.samples.shape[-2:]
-        file = BytesIO()
-        np.save(file, map_.samples, allow_pickle=False)
-        return EncodedMap(name, NPY, width, height, file.getvalue())
+        return EncodedMap(name, NPY, width, height, write_npy(map_.samples))
     height, width = map_.samples.shape[:2]
     text = {
         "Software": SOFTWARE,

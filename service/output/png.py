@@ -22,12 +22,13 @@ _THREE_CHANNELS = (*_RUN_LENGTHS, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER
 
 
 def encode_png(samples: NDArray[Any], text: Mapping[str, str]) -> bytes:
-    """A PNG file of uint8 or uint16 samples, [h, w] or [h, w, 3] in the order R, G, B.
+    """A PNG file of uint8 or uint16 samples, [h, w] or [h, w, 3 or 4]: R, G, B, perhaps alpha.
 
     Keys of `text` are Latin-1, of 1 to 79 characters.
     """
     if samples.ndim == 3:
-        _, file = cv2.imencode(".png", cv2.cvtColor(samples, cv2.COLOR_RGB2BGR), _THREE_CHANNELS)
+        order = cv2.COLOR_RGB2BGR if samples.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
+        _, file = cv2.imencode(".png", cv2.cvtColor(samples, order), _THREE_CHANNELS)
     else:
         _, file = cv2.imencode(".png", samples, _ONE_CHANNEL)
     chunks = (_text_chunk(key, value) for key, value in text.items())

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from service.datatypes import Image, Instance, Map, Output, Prediction
 from service.output.drawing import Scenery, draw
@@ -97,3 +98,38 @@ def test_the_atlas_is_on_the_body_as_detectron2_draws_it(scene: Scene, worst: Wo
 def count_different(ours: np.ndarray, theirs: np.ndarray) -> int:
     assert ours.shape == theirs.shape
     return int((ours != theirs).any(axis=-1).sum())
+
+
+def test_vertices_are_the_first_principal_components_of_their_embeddings() -> None:
+    card = CARDS["cse_R_50_FPN_s1x"]
+    reference = np.load(DATA / "outputs" / f"{card.id}.{PROMPTED}.npz")
+    sample = read_sample(card, PROMPTED, reference)
+    outputs = frozenset({Output.VERTICES, Output.VERTEX_COLOURS, Output.MASK})
+    sample = replace(sample, query=replace(sample.query, outputs=outputs))
+    predictor = stand_in_predictor(card, PROMPTED)
+    (prediction,) = predictor.predict_batch([sample])
+    assert isinstance(prediction, Prediction)
+    with torch.inference_mode():
+        embeddings = predictor._network.roi_heads.embedder()["smpl_27554"].double().numpy()
+    centred = embeddings - embeddings.mean(axis=0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    components = centred @ axes[:3].T
+    height, width = prediction.image_size_hw
+    expected, vertices = np.zeros((height, width, 3)), np.zeros((height, width), int)
+    for instance in prediction.instances:
+        x, y, w, h = instance.region_xywh
+        here = instance.maps["vertices"].samples.astype(int)
+        vertices[y : y + h, x : x + w][here > 0] = here[here > 0]
+    for channel, component in enumerate(components.T):
+        # Each axis may point either way: the heaviest dimension tells which.
+        axis = axes[channel]
+        turned = component * np.sign(axis[np.abs(axis).argmax()])
+        scaled = (turned - turned.min()) / (turned.max() - turned.min())
+        expected[..., channel] = np.rint(255 * scaled)[vertices - 1]
+    photo = Image(np.zeros((height, width, 3), np.uint8))
+    drawn = draw(Style(PRESETS["vertices"], background="photo"), prediction, Scenery(photo))
+    is_body = vertices > 0
+    assert is_body.any()
+    # What rounds at a half may go either way.
+    assert np.abs(drawn - expected)[is_body].max() <= 1
+    assert not drawn[~is_body].any()

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from service.datatypes import Output, RegionXYWH
 from service.inference.chart_maps import CONFIDENCE_RANGES, ChartMaps, confidence_names
 from service.inference.map_buffer import Chunk, MapBuffer
 from service.inference.regions import num_pixels
+from service.network.predictors import HeadOutput
 
 CONFIDENCES = ("sigma_2", "kappa_u", "kappa_v", "fine_segm_confidence", "coarse_segm_confidence")
 CPU = torch.device("cpu")
@@ -25,6 +27,19 @@ def random_raw(instances: int, num_coarse: int = 2) -> dict[str, Tensor]:
     return {f: torch.randn(instances, channels.get(f, 25), SIDE, SIDE) for f in fields}
 
 
+def as_output(raw: Mapping[str, Tensor]) -> HeadOutput:
+    """The fields side by side, as the predictor gives them."""
+    values = torch.cat(tuple(raw.values()), dim=1).contiguous(memory_format=torch.channels_last)
+    ends = accumulate(array.shape[1] for array in raw.values())
+    return HeadOutput(
+        values,
+        {
+            field: slice(end - raw[field].shape[1], end)
+            for field, end in zip(raw, ends, strict=True)
+        },
+    )
+
+
 def paint(
     raw: Mapping[str, Tensor], regions: Sequence[RegionXYWH], *outputs: Output, tile: int = 5000
 ) -> MapBuffer:
@@ -32,7 +47,8 @@ def paint(
     asked = frozenset(outputs)
     maps = MapBuffer(chart_maps.layout(asked, num_pixels(regions), len(regions)), CPU)
     chunk = Chunk(regions, [None] * len(regions), 0, 0, tile)
-    chart_maps.paint({field: raw[field] for field in chart_maps.fields(asked)}, chunk, maps)
+    output = as_output({field: raw[field] for field in chart_maps.fields(asked)})
+    chart_maps.paint(output, chunk, maps)
     return maps
 
 
@@ -44,7 +60,7 @@ def resize(raw: Tensor, region: RegionXYWH) -> Tensor:
 def test_maps_are_those_of_each_box_resized_on_its_own(num_coarse: int) -> None:
     regions = [(0, 0, 90, 120), (4, 4, 1, 1), (2, 2, 30, 17)]
     raw = random_raw(3, num_coarse)
-    outputs = (Output.IUV, Output.IUV16, Output.LABELS, Output.COARSE, Output.MASK)
+    outputs = (Output.IUV, Output.IUV16, Output.UV, Output.LABELS, Output.COARSE, Output.MASK)
     maps = paint(raw, regions, *outputs)
     start = 0
     for index, region in enumerate(regions):
@@ -56,6 +72,10 @@ def test_maps_are_those_of_each_box_resized_on_its_own(num_coarse: int) -> None:
         assert torch.equal(maps[Output.LABELS][start:stop].long(), label.flatten())
         assert torch.equal(maps[Output.COARSE][start:stop].long(), coarse.flatten())
         assert torch.equal(maps[Output.MASK][start:stop].long(), (label > 0).flatten() * 255)
+        floats = maps[Output.UV][:, start:stop]
+        assert torch.allclose(floats, uv.flatten(1), atol=1e-5)
+        assert floats.min() >= 0
+        assert floats.max() <= 1
         for output, scale in ((Output.IUV, 255), (Output.IUV16, 65535)):
             iuv = maps[output][start:stop].to(torch.int32)
             assert torch.equal(iuv[:, 0].long(), label.flatten())
@@ -106,9 +126,10 @@ def test_u_and_v_beyond_their_range_are_clamped_and_never_wrap() -> None:
     raw["fine_segm"][:, 0] -= 100
     raw["u"] += 1000
     raw["v"] -= 1000
-    maps = paint(raw, [(0, 0, 20, 20)], Output.IUV, Output.IUV16)
+    maps = paint(raw, [(0, 0, 20, 20)], Output.IUV, Output.IUV16, Output.UV)
     assert maps[Output.IUV][:, 1:].unique(dim=0).tolist() == [[255, 0]]
     assert maps[Output.IUV16].to(torch.int32)[:, 1:].unique(dim=0).tolist() == [[65535, 0]]
+    assert maps[Output.UV].unique(dim=1).tolist() == [[1], [0]]
 
 
 def test_only_what_the_outputs_need_is_asked_of_the_head() -> None:
@@ -147,10 +168,13 @@ from service.datatypes import Output
 from service.inference.chart_maps import ChartMaps
 from service.inference.map_buffer import Chunk, MapBuffer
 from service.inference.predictor import MAX_CHUNK, MAX_TILE_PIXELS
+from service.network.predictors import HeadOutput
 side, num_regions = int(sys.argv[1]), int(sys.argv[2])
 outputs, chart_maps = frozenset({Output.IUV}), ChartMaps(())
 fields = chart_maps.fields(outputs)
-raw = {f: torch.randn(MAX_CHUNK, 2 if f == "coarse_segm" else 25, 112, 112) for f in fields}
+values = torch.randn(MAX_CHUNK, 112, 112, 77).permute(0, 3, 1, 2)
+starts = dict(zip(fields, (0, 2, 27, 52)))
+channels = {f: slice(s, s + (2 if f == "coarse_segm" else 25)) for f, s in starts.items()}
 layout = chart_maps.layout(outputs, num_regions * side**2, num_regions)
 maps = MapBuffer(layout, torch.device("cpu"))
 maps["iuv"].zero_()
@@ -159,7 +183,7 @@ def peak_kib():  # of this process alone: getrusage's begins with its parent's
 before = peak_kib()
 for first in range(0, num_regions, MAX_CHUNK):
     regions = [(0, 0, side, side)] * min(MAX_CHUNK, num_regions - first)
-    part = {f: r[: len(regions)] for f, r in raw.items()}
+    part = HeadOutput(values[: len(regions)], channels)
     chunk = Chunk(regions, [None] * len(regions), first, first * side**2, MAX_TILE_PIXELS["cpu"])
     chart_maps.paint(part, chunk, maps)
 print((peak_kib() - before) // 1024)

@@ -7,6 +7,7 @@ from service.datatypes import Output
 from service.inference.embedding_maps import COARSE_LOGITS, EmbeddingMaps, closest_vertices
 from service.inference.map_buffer import Chunk, MapBuffer
 from service.inference.regions import num_pixels
+from service.network.predictors import HeadOutput
 
 CPU = torch.device("cpu")
 
@@ -52,7 +53,9 @@ def test_each_instance_is_matched_against_its_own_mesh() -> None:
     vertices = {"cat_90": unit_vectors(90, 16), "dog_70": unit_vectors(70, 16)}
     meshes = ["dog_70", "cat_90", "dog_70"]
     regions = [(0, 0, 30, 40), (5, 5, 1, 1), (9, 0, 57, 23)]
-    raw = {"coarse_segm": torch.randn(3, 2, 112, 112), "embedding": torch.randn(3, 16, 112, 112)}
+    raw = HeadOutput(
+        torch.randn(3, 18, 112, 112), {"coarse_segm": slice(0, 2), "embedding": slice(2, 18)}
+    )
     embedding_maps = EmbeddingMaps(vertices)
     outputs = frozenset({Output.VERTICES, Output.MASK, Output.COARSE, Output.EMBEDDING})
     maps = MapBuffer(embedding_maps.layout(outputs, num_pixels(regions), 3), CPU)
@@ -61,8 +64,8 @@ def test_each_instance_is_matched_against_its_own_mesh() -> None:
     for index, ((_, _, w, h), mesh) in enumerate(zip(regions, meshes, strict=True)):
         stop = start + w * h
         resized = {
-            field: F.interpolate(array[index : index + 1], size=(h, w), mode="bilinear")[0]
-            for field, array in raw.items()
+            field: F.interpolate(raw[field][index : index + 1], size=(h, w), mode="bilinear")[0]
+            for field in ("coarse_segm", "embedding")
         }
         body = (resized["coarse_segm"].argmax(0) > 0).flatten()
         expected = full_matrix_search(resized["embedding"].flatten(1).T, vertices[mesh]) + 1
@@ -80,6 +83,7 @@ def test_masks_alone_need_no_embedding() -> None:
     outputs = frozenset({Output.MASK})
     assert embedding_maps.fields(outputs) == ("coarse_segm",)
     maps = MapBuffer(embedding_maps.layout(outputs, 12, 1), CPU)
-    raw = {"coarse_segm": torch.stack((torch.zeros(112, 112), torch.ones(112, 112)))[None]}
+    logits = torch.stack((torch.zeros(112, 112), torch.ones(112, 112)))[None]
+    raw = HeadOutput(logits, {"coarse_segm": slice(0, 2)})
     embedding_maps.paint(raw, Chunk([(0, 0, 3, 4)], ["smpl_27554"], 0, 0, 100), maps)
     assert maps[Output.MASK].tolist() == [255] * 12

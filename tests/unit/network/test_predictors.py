@@ -10,12 +10,14 @@ def test_only_the_named_fields_are_given() -> None:
     fields = ("coarse_segm", "u", "kappa_v")
     with torch.inference_mode():
         raw = predictor(torch.randn(2, 8, 7, 7), fields)
-    assert tuple(raw) == fields
+    # And the confidence that weights the segmentation.
+    assert set(raw.channels) == {*fields, "coarse_segm_confidence"}
     assert {field: tuple(raw[field].shape) for field in fields} == {
         "coarse_segm": (2, 2, 28, 28),
         "u": (2, 25, 28, 28),
         "kappa_v": (2, 25, 28, 28),
     }
+    assert raw.values_RCSS.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_segmentation_is_weighted_by_its_confidence_also_where_that_is_not_asked_for() -> None:
@@ -37,5 +39,5 @@ def test_half_precision_logits_are_resampled_in_float32() -> None:
     predictor = EmbeddingPredictor(8, Architecture(predictor="cse")).bfloat16()
     with torch.inference_mode():
         raw = predictor(torch.randn(1, 8, 7, 7).bfloat16(), ("coarse_segm", "embedding"))
-    assert {tensor.dtype for tensor in raw.values()} == {torch.float32}
+    assert raw.values_RCSS.dtype == torch.float32
     assert raw["embedding"].shape == (1, 16, 28, 28)

@@ -31,15 +31,17 @@ def random_instance(region: RegionXYWH, *, scale: float = 0.5) -> Instance:
         "confidence.sigma_2": Map(words[..., 0].astype(np.uint16), scale, -1.0),
         "confidence.u_std": Map(words[..., 1].astype(np.uint16), scale, 0.0),
         "vertices": Map(words[..., 2].astype(np.uint16)),
+        "vertex_colours": Map((words >> 8).astype(np.uint8)),
+        "uv": Map(words[..., 1:].transpose(2, 0, 1).astype(np.float32)),
     }
     return instance(region, maps)
 
 
-ALL = frozenset(Output) - {Output.EMBEDDING}
+ALL = frozenset(Output) - {Output.EMBEDDING, Output.TEXTURE}
 
 
 def paint_pixel_by_pixel(prediction: Prediction, name: str) -> np.ndarray:
-    like = prediction.instances[0].maps[name].samples
+    like = last_channels(name, prediction.instances[0])
     canvas = np.zeros((*prediction.image_size_hw, *like.shape[2:]), like.dtype)
     for painted in prediction.instances:
         left, top, width, height = painted.region_xywh
@@ -47,8 +49,13 @@ def paint_pixel_by_pixel(prediction: Prediction, name: str) -> np.ndarray:
             for x in range(width):
                 inside = 0 <= top + y < canvas.shape[0] and 0 <= left + x < canvas.shape[1]
                 if inside and painted.maps["mask"].samples[y, x]:
-                    canvas[top + y, left + x] = painted.maps[name].samples[y, x]
-    return canvas
+                    canvas[top + y, left + x] = last_channels(name, painted)[y, x]
+    return canvas.transpose(2, 0, 1) if name == "uv" else canvas
+
+
+def last_channels(name: str, painted: Instance) -> np.ndarray:
+    samples = painted.maps[name].samples
+    return samples.transpose(1, 2, 0) if name == "uv" else samples
 
 
 @pytest.mark.parametrize(
@@ -91,8 +98,11 @@ def test_only_what_is_asked_for_is_painted():
 
 def test_nobody_gives_empty_canvases_of_the_image_s_size():
     painted = paint_maps(Prediction(SIZE_HW, ()), ALL)
-    assert painted.keys() == {"iuv", "iuv16", "labels", "coarse", "mask", "vertices"}
-    for canvas in painted.values():
+    one_channel = {"labels", "coarse", "mask", "vertices"}
+    assert painted.keys() == {"iuv", "iuv16", "uv", "vertex_colours"} | one_channel
+    assert painted["uv"].samples.shape == (2, *SIZE_HW)
+    for name in painted.keys() - {"uv"}:
+        canvas = painted[name]
         assert canvas.samples.shape[:2] == SIZE_HW
         assert not canvas.samples.any()
     assert painted["iuv"].samples.shape == (*SIZE_HW, 3)

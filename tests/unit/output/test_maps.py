@@ -24,6 +24,8 @@ MAPS = {
     "mask": Map((GREY8 > 5).astype(np.uint8) * 255),
     "confidence.sigma_2": Map(GREY16, scale=0.1 / 3, offset=-1.5),
     "vertices": Map(GREY16),
+    "vertex_colours": Map(COLOUR8),
+    "texture": Map(np.dstack((COLOUR8, GREY8))),
 }
 
 
@@ -40,7 +42,8 @@ def text_of(encoded: EncodedMap) -> dict[str, str]:
 def test_every_map_comes_back_from_its_png(name):
     encoded = encode(name, MAPS[name])
     samples = cv2.imdecode(np.frombuffer(encoded.data, np.uint8), cv2.IMREAD_UNCHANGED)
-    samples = samples[..., ::-1] if samples.ndim == 3 else samples
+    if samples.ndim == 3:
+        samples = samples[..., [2, 1, 0, 3][: samples.shape[2]]]
     np.testing.assert_array_equal(samples, MAPS[name].samples)
     assert samples.dtype == MAPS[name].samples.dtype
     assert (encoded.name, encoded.media_type) == (name, "image/png")
@@ -60,14 +63,17 @@ def test_quantized_values_are_recovered_from_what_the_file_says():
     np.testing.assert_allclose(read, values, atol=scale / 2 * 1.001)
 
 
-@pytest.mark.parametrize("name", ["embedding", "coarse_logits"])
-def test_floats_come_back_from_their_npy_file(name):
-    samples = RANDOM.normal(size=(16, 112, 112)).astype(np.float16)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("embedding", np.float16), ("coarse_logits", np.float16), ("uv", np.float32)],
+)
+def test_floats_come_back_from_their_npy_file(name, dtype):
+    samples = RANDOM.normal(size=(16, 112, 112)).astype(dtype)
     encoded = encode(name, Map(samples))
     assert encoded.media_type == "application/x-npy"
     assert (encoded.width, encoded.height) == (112, 112)
     read = np.load(BytesIO(encoded.data), allow_pickle=False)
-    assert read.dtype == np.float16
+    assert read.dtype == dtype
     np.testing.assert_array_equal(read, samples)
 
 
@@ -91,7 +97,7 @@ def test_a_map_of_all_instances_has_the_scores_of_all():
 
 
 def test_the_channels_of_every_output_that_can_be_a_png_are_told():
-    for output in set(Output) - {Output.EMBEDDING}:
+    for output in set(Output) - {Output.EMBEDDING, Output.UV}:
         name = "confidence.u_std" if output is Output.CONFIDENCE else output.value
         assert text_of(encode(name, MAPS["labels"]))["channels"]
     assert text_of(encode("confidence.u_std", MAPS["labels"]))["channels"] == "u_std"

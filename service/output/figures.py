@@ -1,0 +1,84 @@
+"""The instances that a picture shows, in the order in which they are painted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from service.datatypes import Instance, Map, Output
+from service.output.palettes import values_of
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """An instance, and its number among all of the image, from 1."""
+
+    number: int
+    instance: Instance
+
+    def mask(self) -> NDArray[np.uint8]:
+        """255 on the body, uint8 [h, w]."""
+        maps = self.instance.maps
+        if Output.MASK in maps:
+            return np.asarray(maps[Output.MASK].samples, np.uint8)
+        _, mask_hw = cv2.threshold(self._labels(), 0, 255, cv2.THRESH_BINARY)
+        return np.asarray(mask_hw, np.uint8)
+
+    def channel(self, name: str) -> NDArray[np.uint8]:
+        """A channel of a preset's `channels`, uint8 [h, w]."""
+        match name:
+            case "I":
+                return self._labels()
+            case "U" | "V":
+                index = 1 + "UV".index(name)
+                return _plane(self.instance.maps[Output.IUV], index)
+            case "U stretched" | "V stretched":
+                stretched_2hw = _stretch(self.instance.maps[Output.UV].samples)
+                return np.asarray(stretched_2hw["UV".index(name[0])])
+            case "255 I / 24":
+                return values_of(self._labels())
+            case "instance":
+                _, _, width, height = self.instance.region_xywh
+                return np.full((height, width), self.number, np.uint8)
+        raise ValueError(f"There is no channel {name}.")
+
+    def _labels(self) -> NDArray[np.uint8]:
+        maps = self.instance.maps
+        if Output.LABELS in maps:
+            return np.asarray(maps[Output.LABELS].samples, np.uint8)
+        return _plane(maps[Output.IUV], 0)
+
+
+def choose_figures(
+    instances: Sequence[Instance], people: str | int, *, is_best_on_top: bool
+) -> list[Figure]:
+    """All, the best, the largest by its box, or the one of an index; none where there is none."""
+    figures = [Figure(number, instance) for number, instance in enumerate(instances, start=1)]
+    match people:
+        case int():
+            figures = figures[people : people + 1]
+        case "best":
+            figures = sorted(figures, key=lambda figure: -figure.instance.score)[:1]
+        case "largest":
+            figures = sorted(figures, key=lambda figure: -_area(figure.instance))[:1]
+    return figures[::-1] if is_best_on_top else figures
+
+
+def _plane(iuv: Map, index: int) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(iuv.samples[..., index], np.uint8)
+
+
+def _area(instance: Instance) -> float:
+    x0, y0, x1, y1 = instance.box_xyxy
+    return (x1 - x0) * (y1 - y0)
+
+
+def _stretch(uv_2hw: NDArray[Any]) -> NDArray[np.uint8]:
+    """U and V from the least to the greatest value of both in the region, to 0..255."""
+    low, high = uv_2hw.min(), uv_2hw.max()
+    if low == high:
+        return np.zeros(uv_2hw.shape, np.uint8)
+    return np.asarray((uv_2hw - low) / (high - low) * 255).astype(np.uint8)
