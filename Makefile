@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test parity slow
+.PHONY: setup demo test parity slow gallery
 
 setup: .venv/ready
 
@@ -21,6 +21,9 @@ test: setup
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/pytest -m 'not slow'
+
+gallery: setup
+	$(BIN)/python -m load_tests.gallery
 
 parity: setup
 	$(BIN)/pytest tests/parity

@@ -9,23 +9,25 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
-import uvicorn
 
-from model_store.catalogue import find_model, load_catalogue
-from model_store.checkpoint import read_checkpoint
+from model_store.catalogue import load_catalogue
 from model_store.errors import ModelStoreError
 from model_store.store import ModelStore
 from service.api.errors import PROBLEM_OF
-from service.app import build_application
+from service.app import build_service
 from service.bench import image_files, run_bench
 from service.errors import DeviceUnavailable, InvalidSetting, ServiceError
-from service.inference.loading import DTYPES, build_predictor, find_device, parameter_shapes
+from service.inference.loading import DTYPES, build_predictor, find_device
 from service.logs import configure_logging
+from service.models_cli import add_models_commands
+from service.server import run_server
 from service.settings import Settings, read_settings, unknown_variables
 
 logger = logging.getLogger(__name__)
 
 FAILURE, WRONG_USAGE = 1, 2
+# What a shell reports of a process that SIGINT ended.
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"densepose: {error}", WRONG_USAGE)
     except (ServiceError, ModelStoreError) as error:
         return _complain(f"densepose: {PROBLEM_OF[type(error)].code}: {error}", FAILURE)
+    except KeyboardInterrupt:
+        return _complain("densepose: interrupted", INTERRUPTED)
     return 0
 
 
@@ -64,25 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--repetitions", type=_positive, default=3)
     bench.set_defaults(command=_bench)
 
-    models = commands.add_parser("models", help="what can be served")
-    actions = models.add_subparsers(required=True, metavar="ACTION")
-    listed = actions.add_parser("list", help="every model, and whether it is on disk")
-    listed.set_defaults(command=_list_models)
-    add = actions.add_parser("add", help="serve weights of your own")
-    add.add_argument("name", help="what clients will call it")
-    add.add_argument("file", type=Path, help="a detectron2 .pkl or .pth")
-    add.add_argument("--like", required=True, metavar="ID", help="a model of its architecture")
-    add.add_argument("--short-side", type=int, help="resize before the network, pixels")
-    add.add_argument("--long-side", type=int, help="the most that the long side may be, pixels")
-    add.set_defaults(command=_add_model)
-    remove = actions.add_parser("remove", help="delete weights of your own from the store")
-    remove.add_argument("name")
-    remove.set_defaults(command=_remove_model)
+    add_models_commands(commands.add_parser("models", help="what can be served"))
     return parser
-
-
-def _store(settings: Settings) -> ModelStore:
-    return ModelStore(settings.model_store, load_catalogue(settings.zoo_url))
 
 
 def _serve(_: argparse.Namespace, settings: Settings) -> None:
@@ -90,14 +77,14 @@ def _serve(_: argparse.Namespace, settings: Settings) -> None:
     logger.info("settings", extra={"fields": settings.public()})
     for name in unknown_variables(os.environ):
         logger.warning("unknown setting", extra={"fields": {"variable": name}})
-    uvicorn.run(
-        build_application(settings),
+    service = build_service(settings)
+    run_server(
+        service.application,
+        service.engine,
         host=settings.host,
         port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=-(-settings.shutdown_timeout_ms // 1000),
+        drain_delay_ms=settings.drain_delay_ms,
+        shutdown_timeout_ms=settings.shutdown_timeout_ms,
     )
 
 
@@ -106,11 +93,11 @@ def _bench(chosen: argparse.Namespace, settings: Settings) -> None:
         torch.set_num_threads(chosen.threads)
     precision = chosen.precision or settings.precision
     device = find_device(settings.device)
-    store = _store(settings)
+    catalogue = load_catalogue(settings.zoo_url)
+    store = ModelStore(settings.model_store, catalogue, is_offline=settings.offline)
     card = store.find(chosen.model or settings.default_model)
     files = image_files(chosen.images)
-    arrays = read_checkpoint(store.checkpoint_path(card))
-    predictor, _ = build_predictor(card, arrays, device, DTYPES[precision])
+    predictor, _ = build_predictor(card, store.load_arrays(card), device, DTYPES[precision])
     report = run_bench(predictor, files, batch_size=chosen.batch, repetitions=chosen.repetitions)
     sys.stdout.write(
         f"{card.id}, {precision} on {device}, batch {chosen.batch}, "
@@ -123,28 +110,3 @@ def _positive(text: str) -> int:
     if number < 1:
         raise ValueError
     return number
-
-
-def _list_models(_: argparse.Namespace, settings: Settings) -> None:
-    store = _store(settings)
-    for card in store.cards.values():
-        state = "stored" if store.is_stored(card) else "absent"
-        sys.stdout.write(f"{card.id:45} {card.kind:6} {card.group:14} {state}\n")
-
-
-def _add_model(chosen: argparse.Namespace, settings: Settings) -> None:
-    like = find_model(load_catalogue(), chosen.like)
-    card = _store(settings).add(
-        chosen.name,
-        chosen.file,
-        like.id,
-        parameter_shapes(like.architecture),
-        short_side=chosen.short_side,
-        long_side=chosen.long_side,
-    )
-    sys.stdout.write(f"added {card.id}: {card.num_bytes} bytes, sha256 {card.sha256}\n")
-
-
-def _remove_model(chosen: argparse.Namespace, settings: Settings) -> None:
-    _store(settings).remove(chosen.name)
-    sys.stdout.write(f"removed {chosen.name}\n")

@@ -3,6 +3,8 @@
 The HTTP status and the stable code of each stand in `service/api/errors.py`.
 """
 
+from typing import Literal
+
 
 class ServiceError(Exception):
     """The base of all of them; the message is fit to show to a client."""
@@ -10,6 +12,14 @@ class ServiceError(Exception):
 
 class MalformedRequest(ServiceError):
     """The body cannot be read: no image in it, bad multipart, bad JSON, bad base64."""
+
+
+class Unauthorized(ServiceError):
+    """A key is missing or wrong."""
+
+
+class Forbidden(ServiceError):
+    """Nobody may do this here: no admin key is set."""
 
 
 class NotAcceptable(ServiceError):
@@ -53,7 +63,21 @@ class AnswerTooLarge(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """The queue is full, or the deadline cannot be met: healthy but busy."""
+    """The queue is full, or the deadline cannot be met: healthy but busy.
+
+    `reason` is a word for the metrics; `retry_after_s` an estimate of when there will be room.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: Literal["queue_full", "bytes_in_flight", "deadline", "expired"] = "queue_full",
+        retry_after_s: float = 0.0,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
 
 
 class ModelLoading(ServiceError):

@@ -16,6 +16,8 @@ STAGE_BUCKETS_S = (
 )
 PIXEL_BUCKETS = tuple(float(2**power) for power in range(16, 27))
 INSTANCE_BUCKETS = (0.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 50.0, 100.0)
+BATCH_BUCKETS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
+LAG_BUCKETS_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0)
 BYTE_BUCKETS = tuple(float(4**power) for power in range(5, 14))
 
 
@@ -75,6 +77,89 @@ class Metrics:
             "Bytes of the answers about an image, as sent.",
             ["media_type"],
             buckets=BYTE_BUCKETS,
+            registry=self.registry,
+        )
+        self._declare_queue()
+        self._declare_process()
+
+    def _declare_queue(self) -> None:
+        self.refusals = Counter(
+            "densepose_refusals_total",
+            "Images turned away though another time or replica could have answered, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.queue_wait = Histogram(
+            "densepose_queue_wait_seconds",
+            "From the end of an image's decoding to its batch.",
+            ["model"],
+            buckets=STAGE_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.queue_pending = Gauge(
+            "densepose_queue_pending",
+            "Decoded images that wait for the device.",
+            ["model"],
+            registry=self.registry,
+        )
+        self.batches = Counter(
+            "densepose_batches_total",
+            "Batches, by model and by why none was larger: idle (no other of its kind waited), "
+            "full, pixels, instances, deadline.",
+            ["model", "trigger"],
+            registry=self.registry,
+        )
+        self.batch_size = Histogram(
+            "densepose_batch_size",
+            "Images of a batch.",
+            ["model"],
+            buckets=BATCH_BUCKETS,
+            registry=self.registry,
+        )
+        self.batch_splits = Counter(
+            "densepose_batch_splits_total",
+            "Times that a batch failed and was tried again in halves.",
+            ["model"],
+            registry=self.registry,
+        )
+        self.device_busy = Counter(
+            "densepose_device_busy_seconds_total",
+            "Time that the device spent on batches, by their model.",
+            ["model"],
+            registry=self.registry,
+        )
+        self.saturation = Gauge(
+            "densepose_saturation_ratio",
+            "How near the service is to refusing images, at 1: the fullest of the queue, the bytes "
+            "in flight, and the expected wait in terms of the time that a request may take.",
+            registry=self.registry,
+        )
+
+    def _declare_process(self) -> None:
+        self.inflight_requests = Gauge(
+            "densepose_inflight_requests",
+            "Requests about an image, from their headers to their answer.",
+            registry=self.registry,
+        )
+        self.inflight_bytes = Gauge(
+            "densepose_inflight_bytes",
+            "What these requests hold: bodies, then resized images, then maps.",
+            registry=self.registry,
+        )
+        self.event_loop_lag = Histogram(
+            "densepose_event_loop_lag_seconds",
+            "How late the event loop is when it should wake up.",
+            buckets=LAG_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.ready = Gauge(
+            "densepose_ready",
+            "1 while /readyz says so.",
+            registry=self.registry,
+        )
+        self.draining = Gauge(
+            "densepose_draining",
+            "1 from the signal to shut down on.",
             registry=self.registry,
         )
 

@@ -21,7 +21,13 @@ LogFormat: TypeAlias = Literal["json", "text"]
 PREFIX = "DENSEPOSE_"
 MEBIBYTE = 2**20
 # The first must not be above the second.
-PAIRS = (("short_side", "long_side"), ("max_body_bytes", "max_inflight_bytes"))
+PAIRS = (
+    ("short_side", "long_side"),
+    ("max_body_bytes", "max_inflight_bytes"),
+    ("drain_delay_ms", "shutdown_timeout_ms"),
+)
+# What no log and no message may show.
+SECRETS = {"admin_key"}
 # What is said of a setting whose default follows one that is wrong.
 FOLLOWING = frozenset({"default_factory_not_called"})
 
@@ -57,6 +63,7 @@ def _lower(value: Any) -> Any:
 
 Names: TypeAlias = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
 Positive: TypeAlias = Annotated[int, Field(ge=1)]
+NotNegative: TypeAlias = Annotated[int, Field(ge=0)]
 
 
 class Settings(BaseSettings):
@@ -67,6 +74,8 @@ class Settings(BaseSettings):
     # The process.
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    # From SIGTERM on: how long new requests are served still, and when the process is gone.
+    drain_delay_ms: NotNegative = 5_000
     shutdown_timeout_ms: Positive = 25_000
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = (
         "info"
@@ -95,6 +104,7 @@ class Settings(BaseSettings):
     long_side: Annotated[int, Field(ge=128)] = 1333
     max_batch: Positive = 8
     max_queue: Positive = 64
+    max_delay_ms: NotNegative = 0
 
     # A request.
     timeout_ms: Positive = 30_000
@@ -103,6 +113,11 @@ class Settings(BaseSettings):
     max_pixels: Positive = 40_000_000
     max_inflight_bytes: Positive = 512 * MEBIBYTE
     max_answer_pixels: Positive = 200_000_000
+
+    # Who may load and unload models: the SHA-256 of the key, in hexadecimal. None: nobody.
+    admin_key: Annotated[str, BeforeValidator(_lower), Field(pattern=r"^[0-9a-f]{64}$")] | None = (
+        None
+    )
 
     @model_validator(mode="after")
     def _check_pairs(self) -> "Settings":
@@ -113,8 +128,9 @@ class Settings(BaseSettings):
         return self
 
     def public(self) -> dict[str, Any]:
-        """The settings as they may be logged: without passwords."""
-        return self.model_dump(mode="json") | {"zoo_url": _without_password(self.zoo_url)}
+        """The settings as they may be logged: without passwords and keys."""
+        settings = self.model_dump(mode="json", exclude=SECRETS)
+        return settings | {"zoo_url": _without_password(self.zoo_url)}
 
 
 def read_settings() -> Settings:
@@ -144,7 +160,10 @@ def _describe(detail: ErrorDetails) -> str:
     message = detail["msg"].removeprefix("Input ")
     if not detail["loc"]:
         return message
-    return f"{_variable(str(detail['loc'][0]))} {message} (it is {str(detail['input'])!a:.80})"
+    field = str(detail["loc"][0])
+    if field in SECRETS:
+        return f"{_variable(field)} {message}"
+    return f"{_variable(field)} {message} (it is {str(detail['input'])!a:.80})"
 
 
 def _without_password(url: str) -> str:

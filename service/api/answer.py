@@ -1,82 +1,78 @@
 """A prediction to the bytes of an answer, in steps that can each run in a thread of its own."""
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
-from service.api.plan import Plan
-from service.api.schemas import (
-    Answer,
-    AnswerImage,
-    AnswerInstance,
-    AnswerMap,
-    AnswerMaps,
-    Timing,
-)
-from service.datatypes import Instance, Map, Prediction, RegionXYWH
+import numpy as np
+from numpy.typing import NDArray
+
+from service.api.description import describe_answer
+from service.api.pieces import IMAGE, Canvas, Draft, Piece
+from service.datatypes import Map, Output, Prediction
+from service.output.archives import write_npz, write_zip
 from service.output.canvas import paint_maps
-from service.output.maps import EncodedMap, encode_map
+from service.output.drawing import draw
+from service.output.maps import encode_map
+from service.output.media import JSON, NPZ, ZIP
+from service.output.presets import Style
+from service.output.renders import NAME, write_render
 
 GZIP_WINDOW_BITS = 31
 
 
-@dataclass(frozen=True, slots=True)
-class Canvas:
-    """Maps that are encoded together, and what they show."""
-
-    maps: Mapping[str, Map]
-    region_xywh: RegionXYWH
-    scores: tuple[float, ...]
-
-
-def canvases_of(plan: Plan, prediction: Prediction) -> list[Canvas]:
+def canvases_of(draft: Draft) -> list[Canvas]:
     """The maps of each instance, or each map of the whole image."""
-    if not plan.is_whole_image:
-        return [
-            Canvas(instance.maps, instance.region_xywh, (instance.score,))
-            for instance in prediction.instances
-        ]
-    height, width = prediction.image_size_hw
-    scores = tuple(instance.score for instance in prediction.instances)
-    painted = paint_maps(prediction, plan.outputs)
-    return [Canvas({name: map_}, (0, 0, width, height), scores) for name, map_ in painted.items()]
-
-
-def encode_canvas(canvas: Canvas, *, model: str) -> list[EncodedMap]:
-    """The files of its maps."""
-    return [
-        encode_map(name, map_, model=model, region_xywh=canvas.region_xywh, scores=canvas.scores)
-        for name, map_ in canvas.maps.items()
-    ]
-
-
-def render_json(
-    plan: Plan,
-    prediction: Prediction,
-    encoded: Sequence[Sequence[EncodedMap]],
-    timing_ms: Mapping[str, float],
-) -> bytes:
-    """The answer in JSON; `encoded` has the files of each canvas."""
-    height, width = prediction.image_size_hw
-    of_image: Iterable[EncodedMap] = ()
-    of_instances: Sequence[Iterable[EncodedMap]] = encoded
+    plan, prediction = draft.plan, draft.prediction
     if plan.is_whole_image:
-        of_image, of_instances = chain.from_iterable(encoded), [()] * len(prediction.instances)
-    notice = {} if plan.card.notice is None else {"notice": plan.card.notice}
-    answer = Answer(
-        model=plan.card.id,
-        **notice,
-        image=AnswerImage(width=width, height=height),
-        instances=[
-            _describe(instance, plan.card.class_names, files)
-            for instance, files in zip(prediction.instances, of_instances, strict=True)
-        ],
-        maps=_by_output(of_image),
-        timing_ms=Timing(**timing_ms),
-    )
-    # What was not set does not apply here; null says that something has no value.
-    return answer.model_dump_json(exclude_unset=True).encode()
+        height, width = prediction.image_size_hw
+        scores = tuple(instance.score for instance in prediction.instances)
+        painted = paint_maps(prediction, plan.outputs)
+        region = (0, 0, width, height)
+        return [Canvas(IMAGE, {name: map_}, region, scores) for name, map_ in painted.items()]
+    names: set[str] = {*plan.outputs}
+    if Output.EMBEDDING in plan.outputs:
+        names.add("coarse_logits")
+    canvases = []
+    for index, instance in enumerate(prediction.instances):
+        # The device gave more where a render is made of it.
+        shown = {name: m for name, m in instance.maps.items() if name.partition(".")[0] in names}
+        canvases.append(Canvas(str(index), shown, instance.region_xywh, (instance.score,)))
+    return canvases
+
+
+def jobs_of(draft: Draft, canvases: Sequence[Canvas]) -> list[Callable[[], Piece]]:
+    """What makes the pieces of the answer, in their order, each to be run in a thread."""
+    plan = draft.plan
+    if plan.media_type == NPZ:
+        jobs = [partial(Piece, canvas.owner, maps=canvas.maps) for canvas in canvases]
+    else:
+        jobs = [partial(_encode, canvas, plan.card.id) for canvas in canvases]
+    if plan.style is not None:
+        jobs.append(partial(_render, draft, plan.style))
+    return [*jobs]
+
+
+def write_answer(draft: Draft, pieces: Sequence[Piece], timing_ms: Mapping[str, float]) -> bytes:
+    """The answer in the form that was planned."""
+    plan = draft.plan
+    if plan.is_render_alone or plan.media_type not in {JSON, ZIP, NPZ}:
+        (file,) = (file for piece in pieces for file in piece.files)
+        return file.data
+    result = describe_answer(draft, pieces, timing_ms)
+    if plan.media_type == JSON:
+        return result
+    if plan.media_type == ZIP:
+        members = {
+            piece.name_in_archive(file): file.data for piece in pieces for file in piece.files
+        }
+        return write_zip({"result.json": result} | members)
+    arrays = _arrays_of(draft.prediction)
+    for piece in pieces:
+        for name, map_ in piece.maps.items():
+            arrays |= _arrays_in(piece.qualified(name), map_)
+    return write_npz(arrays | {"result": np.array(result.decode())})
 
 
 def compress(content: bytes) -> bytes:
@@ -89,42 +85,35 @@ def compress(content: bytes) -> bytes:
     return compressor.compress(content) + compressor.flush()
 
 
-def _describe(
-    instance: Instance, class_names: Sequence[str], files: Iterable[EncodedMap]
-) -> AnswerInstance:
-    class_id = instance.class_id
-    mesh = {} if instance.mesh is None else {"mesh": instance.mesh}
-    return AnswerInstance(
-        score=instance.score,
-        class_id=class_id,
-        class_name=None if class_id is None else class_names[class_id],
-        box=instance.box_xyxy,
-        region=instance.region_xywh,
-        **mesh,
-        maps=_by_output(files),
+def _encode(canvas: Canvas, model: str) -> Piece:
+    files = (
+        encode_map(name, map_, model=model, region_xywh=canvas.region_xywh, scores=canvas.scores)
+        for name, map_ in canvas.maps.items()
     )
+    return Piece(canvas.owner, tuple(files))
 
 
-def _by_output(files: Iterable[EncodedMap]) -> AnswerMaps:
-    alone: dict[str, AnswerMap] = {}
-    grouped: dict[str, dict[str, AnswerMap]] = {}
-    for file in files:
-        output, _, field = file.name.partition(".")
-        if field:
-            grouped.setdefault(output, {})[field] = _describe_file(file)
-        else:
-            alone[output] = _describe_file(file)
-    return {**alone, **grouped}
+def _render(draft: Draft, style: Style) -> Piece:
+    plan = draft.plan
+    if plan.media_type == NPZ and not plan.is_render_alone:
+        return Piece(maps={NAME: Map(draw(style, draft.prediction, draft.scenery))})
+    file = write_render(style, draft.prediction, draft.scenery, model=plan.card.id)
+    return Piece(files=(file,))
 
 
-def _describe_file(file: EncodedMap) -> AnswerMap:
-    quantization = {}
-    if file.scale is not None and file.offset is not None:
-        quantization = {"scale": file.scale, "offset": file.offset}
-    return AnswerMap(
-        media_type=file.media_type,
-        width=file.width,
-        height=file.height,
-        data=file.base64_text(),
-        **quantization,
-    )
+def _arrays_of(prediction: Prediction) -> dict[str, NDArray[Any]]:
+    instances = prediction.instances
+    class_ids = [-1 if one.class_id is None else one.class_id for one in instances]
+    return {
+        "boxes": np.array([one.box_xyxy for one in instances], np.float64).reshape(-1, 4),
+        "scores": np.array([one.score for one in instances], np.float64),
+        "class_ids": np.array(class_ids, np.int64),
+        "regions": np.array([one.region_xywh for one in instances], np.int64).reshape(-1, 4),
+    }
+
+
+def _arrays_in(name: str, map_: Map) -> dict[str, NDArray[Any]]:
+    arrays = {name: map_.samples}
+    if map_.scale is not None and map_.offset is not None:
+        arrays |= {f"{name}.scale": np.array(map_.scale), f"{name}.offset": np.array(map_.offset)}
+    return arrays

@@ -1,6 +1,5 @@
 """The HTTP application, put together from its routes."""
 
-from concurrent.futures import Executor
 from functools import cache, partial
 
 from fastapi import FastAPI, Response
@@ -9,13 +8,16 @@ from starlette.types import Lifespan
 
 from model_store.errors import ModelStoreError
 from service.api.backend import Backend
-from service.api.densepose import DensePose, Limits
+from service.api.densepose import DensePose, Limits, Threads
 from service.api.document import densepose_operation, densepose_responses, document
 from service.api.errors import answer_expected_error, answer_framework_error
 from service.api.examples import USAGE
 from service.api.health import health_router
+from service.api.inflight import InflightBytes
 from service.api.middleware import RequestRecorder
 from service.api.models import models_router
+from service.api.parts import parts_router
+from service.api.renders import renders_router
 from service.errors import ServiceError
 from service.metrics import Metrics
 
@@ -28,10 +30,11 @@ def create_application(
     default_model: str,
     limits: Limits,
     metrics: Metrics,
-    executor: Executor,
+    threads: Threads,
+    admin_key_sha256: str | None = None,
     lifespan: Lifespan[FastAPI] | None = None,
 ) -> FastAPI:
-    """The application; decoding and encoding run in the executor, which stays the caller's."""
+    """The application; decoding and encoding run in the threads, which stay the caller's."""
     app = FastAPI(
         title="DensePose serving",
         version="1",
@@ -46,8 +49,18 @@ def create_application(
             HTTPException: answer_framework_error,
         },
     )
+    inflight = InflightBytes(limits.max_inflight_bytes, backend.queue.wait_s)
+    metrics.inflight_requests.set_function(lambda: inflight.num_requests)
+    metrics.inflight_bytes.set_function(lambda: inflight.num_bytes)
+    metrics.saturation.set_function(lambda: max(backend.queue.saturation(), inflight.fill))
+    metrics.ready.set_function(lambda: backend.readiness()[0])
+    metrics.draining.set_function(backend.is_draining)
     densepose = DensePose(
-        backend=backend, default_model=default_model, limits=limits, executor=executor
+        backend=backend,
+        default_model=default_model,
+        limits=limits,
+        inflight=inflight,
+        threads=threads,
     )
     app.add_api_route(
         DENSEPOSE_PATH,
@@ -60,8 +73,15 @@ def create_application(
         responses=densepose_responses(),
         openapi_extra=densepose_operation(),
     )
-    app.include_router(models_router(backend, default_model))
+    app.include_router(models_router(backend, default_model, admin_key_sha256))
+    app.include_router(parts_router())
+    app.include_router(renders_router())
     app.include_router(health_router(backend, metrics))
-    app.add_middleware(RequestRecorder, metrics=metrics, measured_route=DENSEPOSE_PATH)
+    app.add_middleware(
+        RequestRecorder,
+        metrics=metrics,
+        measured_route=DENSEPOSE_PATH,
+        is_draining=backend.is_draining,
+    )
     app.openapi = cache(partial(document, app))  # type: ignore[method-assign]
     return app

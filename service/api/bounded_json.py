@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-# A hundred boxes have 504 commas and 102 brackets.
+# A thousand points have 1999 commas and 1001 brackets.
 MAX_COMMAS = 4096
-MAX_BRACKETS = 512
+MAX_BRACKETS = 2048
 
 
 class RepeatedNameError(ValueError):

@@ -1,23 +1,38 @@
 """What a model can answer, and what that costs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from model_store.catalogue import ModelCard
-from service.datatypes import Output
+from service.datatypes import TEXTURE_COLUMNS, TEXTURE_ROWS, TEXTURE_SIDE, Output
 
-CHART_OUTPUTS = (Output.IUV, Output.IUV16, Output.LABELS, Output.COARSE, Output.MASK)
-CSE_OUTPUTS = (Output.VERTICES, Output.COARSE, Output.MASK, Output.EMBEDDING)
+CHART_OUTPUTS = (
+    *(Output.IUV, Output.IUV16, Output.LABELS, Output.COARSE, Output.MASK),
+    *(Output.UV, Output.TEXTURE),
+)
+CSE_OUTPUTS = (
+    *(Output.VERTICES, Output.COARSE, Output.MASK, Output.EMBEDDING),
+    Output.VERTEX_COLOURS,
+)
 
-CHANNELS = {
+# For each pixel of a region. A texture is gathered from labels, U and V.
+CHANNELS: Mapping[Output, int] = {
     Output.IUV: 3,
     Output.IUV16: 3,
+    Output.UV: 2,
     Output.LABELS: 1,
     Output.COARSE: 1,
     Output.MASK: 1,
+    Output.TEXTURE: 3,
     Output.VERTICES: 1,
+    Output.VERTEX_COLOURS: 3,
+    Output.EMBEDDING: 0,
 }
-# Whatever the region: 16 dimensions and 2 coarse logits at the head's own size.
-EMBEDDING_SAMPLES = (16 + 2) * 112 * 112
+# Of one instance, whatever its region: these maps are not of the image's pixels.
+SAMPLES_PER_INSTANCE: Mapping[Output, int] = {
+    # 16 dimensions and 2 coarse logits at the head's own size.
+    Output.EMBEDDING: (16 + 2) * 112 * 112,
+    Output.TEXTURE: TEXTURE_ROWS * TEXTURE_COLUMNS * TEXTURE_SIDE**2 * 4,
+}
 
 
 def outputs_of(card: ModelCard) -> tuple[Output, ...]:
@@ -31,7 +46,12 @@ def outputs_of(card: ModelCard) -> tuple[Output, ...]:
 
 def samples_per_pixel(card: ModelCard, outputs: Iterable[Output]) -> int:
     """Samples that these outputs have together for each pixel of a region."""
-    return sum(_channels(card, output) for output in outputs if output is not Output.EMBEDDING)
+    return sum(_channels(card, output) for output in outputs)
+
+
+def samples_per_instance(outputs: Iterable[Output]) -> int:
+    """Samples that these outputs have together for each instance, whatever its region."""
+    return sum(SAMPLES_PER_INSTANCE.get(output, 0) for output in outputs)
 
 
 def _channels(card: ModelCard, output: Output) -> int:

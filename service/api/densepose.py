@@ -13,25 +13,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from service.api.answer import canvases_of, compress, encode_canvas, render_json
+from service.api.answer import canvases_of, compress, jobs_of, write_answer
 from service.api.backend import Backend
 from service.api.body import declared_length, read_body
 from service.api.inflight import Holding, InflightBytes
-from service.api.negotiation import accepts_gzip, preferred_media_type
+from service.api.negotiation import OF_ALL, accepts_gzip, choose_media_type, types_with
 from service.api.parameters import check_parameters
-from service.api.plan import Plan, plan_answer, query_for
+from service.api.pieces import Draft
+from service.api.plan import Plan, plan_answer
+from service.api.preparation import Prepared, prepare
 from service.api.record import Record, record_of
-from service.api.submission import parser_for
-from service.datatypes import Prediction, Sample
-from service.errors import ClientLeft, DeadlineExceeded, NotAcceptable
-from service.imaging.decode import decode_image
-from service.imaging.resize import resize_image
+from service.api.submission import Submission, parser_for
+from service.datatypes import Prediction
+from service.errors import ClientLeft, DeadlineExceeded
+from service.output.media import COCO, JSON
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-JSON, PNG = "application/json", "image/png"
 MIN_GZIP_BYTES = 1024
+# What is done with so few bytes takes no longer than to hand it to a thread.
+SMALL_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,128 +49,172 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Threads:
+    """Where all that takes more than microseconds runs.
+
+    There are two pools, so that many uploads to decode keep no answer from being encoded.
+    """
+
+    decoders: Executor
+    encoders: Executor
+
+
+@dataclass(frozen=True, slots=True)
 class _Task:
     """A request that was understood: what is left of it on the way to the device."""
 
     plan: Plan
-    sample: Sample
+    prepared: Prepared
     deadline_s: float
 
 
 class DensePose:
-    """The endpoint. Whatever takes more than microseconds runs in the executor."""
+    """The endpoint."""
 
     def __init__(
-        self, *, backend: Backend, default_model: str, limits: Limits, executor: Executor
+        self,
+        *,
+        backend: Backend,
+        default_model: str,
+        limits: Limits,
+        inflight: InflightBytes,
+        threads: Threads,
     ) -> None:
         self._backend = backend
         self._default_model = default_model
         self._limits = limits
-        self._executor = executor
-        self._inflight = InflightBytes(limits.max_inflight_bytes)
+        self._inflight = inflight
+        self._threads = threads
 
     async def answer(self, request: Request) -> Response:
         """Describe the people or animals in one image."""
-        media_type = preferred_media_type(_all_of(request, "accept"), (JSON, PNG))
-        if media_type is None:
-            raise NotAcceptable(f"Accept {JSON} or {PNG}.")
-        record = record_of(request.scope)
+        # What no answer of any kind could be is refused at once.
+        choose_media_type(_all_of(request, "accept"), OF_ALL)
+        # Whom the queue has no room for is told so before the body is read.
+        self._backend.queue.check()
         with self._inflight.hold() as holding:
-            task = await self._understand(request, record, holding, is_picture=media_type == PNG)
-            work = self._work(task, record, is_picture=media_type == PNG)
-            content = await _unless_client_leaves(request.receive, work)
-            headers = {"Vary": "Accept, Accept-Encoding"}
-            accept_encoding = _all_of(request, "accept-encoding")
-            if (
-                media_type == JSON
-                and len(content) > MIN_GZIP_BYTES
-                and accepts_gzip(accept_encoding)
-            ):
-                with record.timed("encode"):
-                    content = await self._in_thread(compress, content)
-                headers["Content-Encoding"] = "gzip"
-        return Response(content, headers=headers, media_type=media_type)
+            work = self._describe(request, await self._read(request, holding), holding)
+            return await _unless_client_leaves(request.receive, work)
 
-    async def _understand(
-        self, request: Request, record: Record, holding: Holding, *, is_picture: bool
-    ) -> _Task:
-        """Everything before the device. The body is let go at its end."""
-        limits = self._limits
+    async def _read(self, request: Request, holding: Holding) -> Callable[[], Submission]:
+        """The body, yet to be taken apart."""
+        record = record_of(request.scope)
         with record.timed("read"):
             parse = parser_for(request.headers)
             body = await read_body(
                 request.receive,
                 declared_length(request.headers),
-                max_bytes=limits.max_body_bytes,
-                timeout_s=limits.upload_timeout_ms / 1000,
+                max_bytes=self._limits.max_body_bytes,
+                timeout_s=self._limits.upload_timeout_ms / 1000,
                 hold=holding.resize,
             )
-            record.body_bytes = len(body)
-            submission = await self._in_thread(parse, body)
+        record.body_bytes = len(body)
+        return partial(parse, body)
+
+    async def _describe(
+        self,
+        request: Request,
+        parse: Callable[[], Submission],
+        holding: Holding,
+    ) -> Response:
+        """An accepted request, from its body to its answer."""
+        record = record_of(request.scope)
+        with self._backend.queue.admit():
+            task = await self._understand(request, parse)
+            # What waits for the device holds its resized image, and what a render is drawn on.
+            del parse
+            holding.resize(task.prepared.num_bytes)
+            deadline_s = task.deadline_s
+            prediction = await self._ask_device(task)
+            draft = Draft(task.plan, prediction, task.prepared.scenery)
+            del task
+            holding.replace(draft.num_bytes)
+            record.add_stages(prediction.stage_seconds)
+            record.num_instances = len(prediction.instances)
+            async with _until(deadline_s):
+                content = await self._write(draft, record)
+                headers = {"Vary": "Accept, Accept-Encoding"}
+                if (
+                    draft.plan.media_type in {JSON, COCO}
+                    and len(content) > MIN_GZIP_BYTES
+                    and accepts_gzip(_all_of(request, "accept-encoding"))
+                ):
+                    with record.timed("encode"):
+                        content = await _run(self._threads.encoders, compress, content)
+                    headers["Content-Encoding"] = "gzip"
+        return Response(content, headers=headers, media_type=draft.plan.media_type)
+
+    async def _understand(self, request: Request, parse: Callable[[], Submission]) -> _Task:
+        """Everything before the device."""
+        record, limits = record_of(request.scope), self._limits
+        with record.timed("read"):
+            submission = await _run_if_large(record.body_bytes or 0, self._threads.decoders, parse)
         parameters = check_parameters([*request.query_params.multi_items(), *submission.parameters])
         plan = plan_answer(
             parameters,
             self._backend.cards(),
             default_model=self._default_model,
-            is_picture=is_picture,
+            media_type=choose_media_type(_all_of(request, "accept"), types_with(parameters.render)),
+            has_atlas=submission.atlas is not None,
         )
         record.model_id = plan.card.id
         timeout_ms = min(parameters.timeout_ms or limits.timeout_ms, limits.timeout_ms)
         deadline_s = record.arrived_s + timeout_ms / 1000
+        await self._backend.queue.prepare(plan.card, deadline_s)
         async with _until(deadline_s):
-            sample, stage_seconds = await self._in_thread(
-                prepare_sample, submission.image, plan, limits
+            prepared = await _run(
+                self._threads.decoders,
+                prepare,
+                submission,
+                plan,
+                max_pixels=limits.max_pixels,
+                max_answer_samples=limits.max_answer_samples,
             )
-        record.add_stages(stage_seconds)
-        record.image_pixels = sample.image_size_hw[0] * sample.image_size_hw[1]
-        holding.resize(sample.pixels_hw3.nbytes)
-        return _Task(plan, sample, deadline_s)
+        record.add_stages(prepared.stage_seconds)
+        height, width = prepared.sample.image_size_hw
+        record.image_pixels = height * width
+        return _Task(plan, prepared, deadline_s)
 
-    async def _work(self, task: _Task, record: Record, *, is_picture: bool) -> bytes:
-        """The device's part, and the writing of the answer."""
-        if task.sample.query.boxes_xyxy == ():
+    async def _ask_device(self, task: _Task) -> Prediction:
+        sample = task.prepared.sample
+        if sample.query.boxes_xyxy == ():
             # The client asked about no box at all.
-            prediction = Prediction(task.sample.image_size_hw, ())
-        else:
-            prediction = await self._backend.predict(task.plan.card, task.sample, task.deadline_s)
-        record.add_stages(prediction.stage_seconds)
-        record.num_instances = len(prediction.instances)
-        async with _until(task.deadline_s):
-            return await self._write(task.plan, prediction, record, is_picture=is_picture)
+            return Prediction(sample.image_size_hw, ())
+        return await self._backend.queue.predict(task.plan.card, sample, task.deadline_s)
 
-    async def _write(
-        self, plan: Plan, prediction: Prediction, record: Record, *, is_picture: bool
-    ) -> bytes:
-        """The answer, its maps encoded side by side."""
+    async def _write(self, draft: Draft, record: Record) -> bytes:
+        """The answer, its maps and its render made side by side."""
+        encoders = self._threads.encoders
         with record.timed("encode"):
-            canvases = await self._in_thread(canvases_of, plan, prediction)
-            encoded = await asyncio.gather(
-                *(self._in_thread(encode_canvas, canvas, model=plan.card.id) for canvas in canvases)
+            is_painted = draft.plan.is_whole_image
+            canvases = (
+                await _run(encoders, canvases_of, draft) if is_painted else canvases_of(draft)
             )
-        if is_picture:
-            ((picture,),) = encoded
-            return picture.data
+            pieces = await asyncio.gather(
+                *(_run(encoders, job) for job in jobs_of(draft, canvases))
+            )
         timing_ms = record.timing_ms()
         with record.timed("encode"):
-            return await self._in_thread(render_json, plan, prediction, encoded, timing_ms)
-
-    async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, partial(function, *args, **kwargs))
+            num_bytes = sum(piece.num_bytes for piece in pieces)
+            return await _run_if_large(num_bytes, encoders, write_answer, draft, pieces, timing_ms)
 
 
-def prepare_sample(
-    data: bytes | bytearray | memoryview, plan: Plan, limits: Limits
-) -> tuple[Sample, dict[str, float]]:
-    """The image as the network takes it, and what to ask about it; with the seconds it took."""
-    begun_s = time.monotonic()
-    image = decode_image(data, max_pixels=limits.max_pixels)
-    decoded_s = time.monotonic()
-    query = query_for(plan, image.size_hw, max_answer_samples=limits.max_answer_samples)
-    short_side, long_side = plan.short_and_long_side
-    pixels_hw3 = resize_image(image, short_side=short_side, long_side=long_side)
-    stage_seconds = {"decode": decoded_s - begun_s, "preprocess": time.monotonic() - decoded_s}
-    return Sample(pixels_hw3, image.size_hw, query), stage_seconds
+async def _run(threads: Executor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    return await asyncio.get_running_loop().run_in_executor(
+        threads, partial(function, *args, **kwargs)
+    )
+
+
+async def _run_if_large(
+    num_bytes: int,
+    threads: Executor,
+    function: Callable[P, T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    if num_bytes <= SMALL_BYTES:
+        return function(*args, **kwargs)
+    return await _run(threads, function, *args, **kwargs)
 
 
 def _all_of(request: Request, header: str) -> str | None:

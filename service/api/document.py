@@ -23,10 +23,13 @@ from service.api.examples import (
     EXAMPLE_JSON,
     HEADERS,
 )
-from service.api.schemas import Answer, Parameters, ProblemDetails
-from service.errors import ClientLeft
+from service.api.parameters import Parameters
+from service.api.schemas import Answer, ProblemDetails
+from service.errors import ClientLeft, Forbidden, Unauthorized
+from service.output.media import COCO, NPY, NPZ, PNG, ZIP
 
 REFERENCE = "#/components/schemas/{model}"
+BINARY = {"type": "string", "format": "binary"}
 
 
 def document(app: FastAPI) -> dict[str, Any]:
@@ -39,6 +42,10 @@ def document(app: FastAPI) -> dict[str, Any]:
         schemas |= _definitions(model, "serialization")
     _drop_framework_errors(openapi)
     return openapi
+
+
+# Nobody reads the first; the others are of the administrator's paths.
+NEVER_OF_IMAGES = {ClientLeft, Unauthorized, Forbidden}
 
 
 def problem_responses(problems: Iterable[Problem]) -> dict[int | str, dict[str, Any]]:
@@ -54,7 +61,7 @@ def problem_responses(problems: Iterable[Problem]) -> dict[int | str, dict[str, 
 def densepose_responses() -> dict[int | str, dict[str, Any]]:
     """The answers about an image, and everything that can go wrong on the way to one."""
     answer = {
-        "description": "All that was found in the image.",
+        "description": "All that was found in the image, or the render that was asked for.",
         "headers": {
             name: {"description": text, "schema": {"type": "string"}}
             for name, text in HEADERS.items()
@@ -64,10 +71,11 @@ def densepose_responses() -> dict[int | str, dict[str, Any]]:
                 "schema": {"$ref": REFERENCE.format(model="Answer")},
                 "example": EXAMPLE_ANSWER,
             },
-            "image/png": {"schema": {"type": "string", "format": "binary"}},
+            **{media_type: {"schema": BINARY} for media_type in (PNG, ZIP, NPZ, NPY)},
+            COCO: {"schema": {"type": "array", "items": {"type": "object"}}},
         },
     }
-    problems = (problem for error, problem in PROBLEM_OF.items() if error is not ClientLeft)
+    problems = (problem for error, problem in PROBLEM_OF.items() if error not in NEVER_OF_IMAGES)
     return {200: answer} | problem_responses(problems)
 
 
@@ -87,11 +95,10 @@ def densepose_operation() -> dict[str, Any]:
         }
         for name, schema in in_text.items()
     ]
-    binary = {"type": "string", "format": "binary"}
-    raw = {"schema": binary}
-    form = {"schema": _with_image(in_text, binary), "example": EXAMPLE_FORM}
+    raw = {"schema": BINARY}
+    form = {"schema": _with_pictures(in_text, BINARY), "example": EXAMPLE_FORM}
     base64 = {"type": "string", "format": "byte", "contentEncoding": "base64"}
-    json = {"schema": _with_image(in_json, base64), "example": EXAMPLE_JSON}
+    json = {"schema": _with_pictures(in_json, base64), "example": EXAMPLE_JSON}
     content = {
         "image/*": raw,
         "application/octet-stream": raw,
@@ -132,11 +139,15 @@ def _text_form(schema: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in schema.items() if key != "anyOf"} | {"type": "string"}
 
 
-def _with_image(properties: dict[str, Any], image: dict[str, Any]) -> dict[str, Any]:
+def _with_pictures(properties: dict[str, Any], picture: dict[str, Any]) -> dict[str, Any]:
+    pictures = {
+        "image": picture | {"description": "The encoded image."},
+        "atlas": picture | {"description": "For render=texture: 4 N x 6 N pixels, encoded."},
+    }
     return {
         "type": "object",
         "required": ["image"],
-        "properties": {"image": image | {"description": "The encoded image."}} | properties,
+        "properties": pictures | properties,
         "additionalProperties": False,
     }
 

@@ -1,6 +1,7 @@
 """The error table: what each error of ours is over HTTP, and how it is written."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -23,6 +24,7 @@ from service.errors import (
     DeadlineExceeded,
     DeviceUnavailable,
     Draining,
+    Forbidden,
     ImageTooLarge,
     InvalidParameter,
     InvalidSetting,
@@ -32,6 +34,7 @@ from service.errors import (
     OutOfMemory,
     Overloaded,
     SlowUpload,
+    Unauthorized,
     UndecodableImage,
     Unhealthy,
     UnsupportedMediaType,
@@ -39,6 +42,7 @@ from service.errors import (
 )
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
+MAX_RETRY_AFTER_S = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ CHECKPOINT_UNAVAILABLE = Problem(
 
 PROBLEM_OF: Mapping[type[Exception], Problem] = {
     MalformedRequest: Problem(400, "malformed_request", "The body cannot be read"),
+    Unauthorized: Problem(401, "unauthorized", "A key is missing or wrong"),
+    Forbidden: Problem(403, "forbidden", "This may not be done here"),
     UnknownModel: Problem(404, "unknown_model", "No model has this name"),
     NotAcceptable: Problem(406, "not_acceptable", "The answer has no such form"),
     SlowUpload: Problem(408, "slow_upload", "The body did not arrive in time"),
@@ -118,7 +124,7 @@ def problem_response(
     record.code = problem.code
     headers = dict(headers or {})
     if problem.retry_after_s is not None:
-        headers["Retry-After"] = str(problem.retry_after_s)
+        headers.setdefault("Retry-After", str(problem.retry_after_s))
     body = problem_body(problem, detail=detail, request_id=record.request_id)
     return Response(json.dumps(body), problem.status, headers, PROBLEM_MEDIA_TYPE)
 
@@ -134,9 +140,23 @@ async def answer_expected_error(request: Request, error: Exception) -> Response:
     problem = next(PROBLEM_OF[cls] for cls in type(error).__mro__ if cls in PROBLEM_OF)
     if problem is INTERNAL_ERROR:
         raise error
-    # A slow body would otherwise go on arriving on a connection that is kept open.
-    headers = {"Connection": "close"} if isinstance(error, SlowUpload) else None
+    headers = {}
+    if isinstance(error, SlowUpload):
+        # The body would otherwise go on arriving on a connection that is kept open.
+        headers["Connection"] = "close"
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    if problem.retry_after_s is not None:
+        record_of(request.scope).refusal = problem.code
+    if isinstance(error, Overloaded):
+        record_of(request.scope).refusal = error.reason
+        headers["Retry-After"] = str(retry_after_s(error.retry_after_s))
     return problem_response(request, problem, str(error), headers)
+
+
+def retry_after_s(estimate_s: float) -> int:
+    """Whole seconds for a client to wait; an estimate that is far off should not cost an hour."""
+    return min(max(math.ceil(estimate_s), 1), MAX_RETRY_AFTER_S)
 
 
 async def answer_framework_error(request: Request, error: Exception) -> Response:

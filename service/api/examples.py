@@ -48,6 +48,13 @@ go into the query, the form or the JSON object, each of them once.
     curl -F image=@photo.jpg -F outputs=none http://localhost:8000/v1/densepose
     curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' -H 'Accept: image/png' \\
         -o iuv.png http://localhost:8000/v1/densepose
+    curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' -o densepose.png \\
+        'http://localhost:8000/v1/densepose?render=viton'
+    curl -F image=@photo.jpg -F atlas=@atlas.png -F render=texture -o textured.png \\
+        http://localhost:8000/v1/densepose
+
+The answer follows `Accept`: JSON, a ZIP file of it with the maps beside it, NumPy's `.npz`, or \
+the one picture of the image. A `render` answers with its own file unless another form is asked for.
 """
 HEADERS = {
     "X-Request-ID": "The client's id of the request where it sent a usable one, else a new one.",

@@ -1,7 +1,7 @@
 """What happens to every request, whatever it asks: an id, headers, metrics, one line in the log."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -23,10 +23,18 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 class RequestRecorder:
     """Keeps the record of each request and publishes it; turns a defect of ours into a 500."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, measured_route: str) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        measured_route: str,
+        is_draining: Callable[[], bool],
+    ) -> None:
         self.app = app
         self.metrics = metrics
         self.measured_route = measured_route
+        self.is_draining = is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request, from its first byte to its last."""
@@ -41,6 +49,9 @@ class RequestRecorder:
                 record.status = message["status"]
                 record.media_type = Headers(raw=message["headers"]).get("content-type")
                 message["headers"] = [*message["headers"], *_headers(record)]
+                if self.is_draining():
+                    # The next request will find its way to another replica on a new connection.
+                    message["headers"].append((b"connection", b"close"))
             elif message["type"] == "http.response.body":
                 record.response_bytes += len(message.get("body", b""))
             await send(message)
@@ -63,6 +74,8 @@ class RequestRecorder:
         metrics.http_requests.labels(route, method, str(record.status)).inc()
         if route != self.measured_route or method != "POST":
             return
+        if record.refusal is not None:
+            metrics.refusals.labels(record.refusal).inc()
         model = record.model_id or "unknown"
         metrics.requests.labels(model, record.outcome).inc()
         metrics.request_duration.labels(model).observe(record.elapsed_s())

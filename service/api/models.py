@@ -1,6 +1,6 @@
 """Which models there are, what they can do, and where they are."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from model_store.catalogue import ModelCard, find_model
 from model_store.errors import UnknownModel
@@ -8,12 +8,16 @@ from service.api.backend import Backend, ModelStatus
 from service.api.capabilities import outputs_of
 from service.api.document import problem_responses
 from service.api.errors import PROBLEM_OF
+from service.api.keys import check_key
 from service.api.schemas import ModelDescription, ModelList
+from service.errors import Forbidden, Unauthorized
 
 
-def models_router(backend: Backend, default_model: str) -> APIRouter:
+def models_router(backend: Backend, default_model: str, admin_key_sha256: str | None) -> APIRouter:
     """The routes below /v1/models."""
     router = APIRouter(prefix="/v1/models", tags=["models"])
+    errors = (Unauthorized, Forbidden, UnknownModel)
+    admin_problems = problem_responses([PROBLEM_OF[error] for error in errors])
 
     @router.get("")
     async def list_models() -> ModelList:
@@ -24,7 +28,23 @@ def models_router(backend: Backend, default_model: str) -> APIRouter:
             models=[_describe(card, backend.status_of(card)) for card in cards],
         )
 
-    # An alias may have a slash in it.
+    # An alias may have a slash in it; so what follows a name comes before a name alone.
+    @router.post("/{name:path}/load", status_code=202, responses=admin_problems)
+    async def load_model(name: str, request: Request) -> ModelDescription:
+        """Fetch and load a model; its state tells how far it is. Needs the admin key."""
+        check_key(request.headers, admin_key_sha256)
+        card = find_model(backend.cards(), name)
+        backend.load(card)
+        return _describe(card, backend.status_of(card))
+
+    @router.post("/{name:path}/unload", status_code=202, responses=admin_problems)
+    async def unload_model(name: str, request: Request) -> ModelDescription:
+        """Free the memory that a model takes on the device. Needs the admin key."""
+        check_key(request.headers, admin_key_sha256)
+        card = find_model(backend.cards(), name)
+        backend.unload(card.id)
+        return _describe(card, backend.status_of(card))
+
     @router.get("/{name:path}", responses=problem_responses([PROBLEM_OF[UnknownModel]]))
     async def show_model(name: str) -> ModelDescription:
         """One model, by its id or an alias."""
@@ -47,7 +67,7 @@ def _describe(card: ModelCard, status: ModelStatus) -> ModelDescription:
         bytes_on_host=status.bytes_on_host,
         bytes_on_device=status.bytes_on_device,
         licence=card.licence,
-        source=card.url,
+        source=card.source,
         published=card.published,
         notice=card.notice,
         unused_arrays=status.unused_arrays,

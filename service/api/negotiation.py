@@ -2,6 +2,32 @@
 
 from collections.abc import Iterator, Sequence
 
+from service.errors import NotAcceptable
+from service.output.media import COCO, JSON, NPY, NPZ, PNG, ZIP
+from service.output.preset_table import PRESETS
+
+OF_MAPS = (JSON, PNG, ZIP, NPZ)
+OF_ALL = (*OF_MAPS, NPY, COCO)
+
+
+def choose_media_type(accept: str | None, offered: Sequence[str]) -> str:
+    """The offered type that the client likes best, the first of equals.
+
+    Raises:
+        NotAcceptable: it takes none of them.
+    """
+    chosen = preferred_media_type(accept, offered)
+    if chosen is None:
+        raise NotAcceptable(f"Accept {', '.join(offered[:-1])} or {offered[-1]}.")
+    return chosen
+
+
+def types_with(render: str | None) -> tuple[str, ...]:
+    """The types that an answer can have, the default first: that of the render's own file."""
+    if render is None:
+        return OF_MAPS
+    return tuple(dict.fromkeys((PRESETS[render].media_type, JSON, ZIP, NPZ)))
+
 
 def preferred_media_type(accept: str | None, offered: Sequence[str]) -> str | None:
     """The offered type that the client likes best, the first of equals; None where it takes none.

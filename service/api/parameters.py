@@ -1,17 +1,193 @@
-"""What a client said beside the image, from everywhere it said it, to checked parameters."""
+"""Everything that a client can say about an image, wherever it says it."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from service.api.schemas import Parameters
+from service.api.values import (
+    COMMA_LIST,
+    JSON_LIST,
+    NOT_BOOL,
+    PERSON,
+    SIZE,
+    Absent,
+    Background,
+    Boxes,
+    ClassNames,
+    Groupings,
+    Name,
+    OutputNames,
+    PaletteName,
+    People,
+    Points,
+    PresetName,
+    SizeText,
+)
 from service.errors import InvalidParameter
 
 MAX_SHOWN_ERRORS = 3
-# Known to the contract, but not to this version.
-NOT_YET = frozenset({"render"})
+
+
+class Parameters(BaseModel):
+    """The parameters and their defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    model: Annotated[
+        Name | Absent,
+        Field(description="A model's id or alias, without regard to case.", examples=["demo"]),
+    ] = None
+    min_score: Annotated[
+        float,
+        Field(ge=0, le=1, description="Instances that score less are left out.", examples=[0.5]),
+        NOT_BOOL,
+    ] = 0.5
+    max_instances: Annotated[
+        int,
+        Field(ge=1, le=100, description="The best-scoring instances are kept.", examples=[20]),
+        NOT_BOOL,
+    ] = 20
+    short_side: Annotated[
+        Annotated[int, Field(ge=128, le=1333), NOT_BOOL] | Absent,
+        Field(
+            description="The image's short side as the network sees it; the long side may be "
+            "1333/800 of it. Left out: the model's own.",
+            examples=[800],
+        ),
+    ] = None
+    outputs: Annotated[
+        OutputNames | Absent,
+        Field(
+            description="The maps wanted, as a comma list (or a JSON list); `none` for boxes "
+            "alone. Left out: none with `render`, else `iuv` of a chart model, `vertices` of a "
+            "CSE model.",
+            examples=["iuv,mask"],
+        ),
+        BeforeValidator(COMMA_LIST, json_schema_input_type=OutputNames | str),
+    ] = None
+    boxes: Annotated[
+        Boxes | Absent,
+        Field(
+            description="Describe these boxes, `[[x0,y0,x1,y1],...]` in pixels of the image, and "
+            "skip the detector; `min_score` and `max_instances` do not apply.",
+            examples=["[[10.5,20,110,220]]"],
+        ),
+        BeforeValidator(JSON_LIST, json_schema_input_type=Boxes | str),
+    ] = None
+    classes: Annotated[
+        ClassNames | Absent,
+        Field(
+            description="The class of each given box, by id or name, as a comma list (or a JSON "
+            "list). A model with several classes needs it, or `mesh`, with `boxes`.",
+            examples=["person"],
+        ),
+        BeforeValidator(COMMA_LIST, json_schema_input_type=ClassNames | str),
+    ] = None
+    mesh: Annotated[
+        Name | Absent,
+        Field(
+            description="CSE: match against this mesh of the model, whatever the class.",
+            examples=["smpl_27554"],
+        ),
+    ] = None
+    box_expand: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=2,
+            description="The share of their sides by which boxes, found or given, grow around "
+            "their centres before they are described.",
+            examples=[0.1],
+        ),
+        NOT_BOOL,
+    ] = 0.0
+    layout: Annotated[
+        Literal["instance", "image"],
+        Field(
+            description="Maps of each instance's region, or one map per output of the image.",
+            examples=["instance"],
+        ),
+    ] = "instance"
+    points: Annotated[
+        Points | Absent,
+        Field(
+            description="Tell what is under these points, `[[x,y],...]` in pixels of the image.",
+            examples=["[[60.5,80]]"],
+        ),
+        BeforeValidator(JSON_LIST, json_schema_input_type=Points | str),
+    ] = None
+    parts: Annotated[
+        Groupings | Absent,
+        Field(
+            description="Tell how much of each part is seen of each instance: by its `24` charts, "
+            "the `14` coarse parts, `sides`, `limbs`, or several of these as a comma list.",
+            examples=["14,sides"],
+        ),
+        BeforeValidator(COMMA_LIST, json_schema_input_type=Groupings | str),
+    ] = None
+    render: Annotated[
+        PresetName | Absent,
+        Field(
+            description="A picture or file of the whole image for a downstream tool; "
+            "`GET /v1/renders` lists them.",
+            examples=["viton"],
+        ),
+    ] = None
+    palette: Annotated[
+        PaletteName | Absent,
+        Field(description="The render's colours. Left out: the preset's.", examples=["parula"]),
+    ] = None
+    alpha: Annotated[
+        Annotated[float, Field(ge=0, le=1), NOT_BOOL] | Absent,
+        Field(description="How opaque the render's colours are.", examples=[0.7]),
+    ] = None
+    background: Annotated[
+        Background | Absent,
+        Field(
+            description="What the render is drawn on: `photo`, `grey`, `black`, `palette` (its "
+            "first colour), `transparent`, or a colour as `#rrggbb` (in a query, `%23rrggbb`).",
+            examples=["black"],
+        ),
+    ] = None
+    paint: Annotated[
+        Literal["later-on-top", "best-on-top"],
+        Field(
+            description="Where instances overlap in the render, which of them is seen.",
+            examples=["later-on-top"],
+        ),
+    ] = "later-on-top"
+    people: Annotated[
+        People | Absent,
+        Field(
+            description="Who is in the render: `all`, `best`, `largest`, or an instance by its "
+            "index. Left out: the preset's.",
+            examples=["all"],
+        ),
+        BeforeValidator(PERSON, json_schema_input_type=People),
+    ] = None
+    size: Annotated[
+        tuple[int, int] | Absent,
+        Field(
+            description="The render's width and height, `768x1024`; labels, U and V are not "
+            "interpolated. Left out: the image's.",
+            examples=["768x1024"],
+        ),
+        BeforeValidator(SIZE, json_schema_input_type=SizeText),
+    ] = None
+    image_id: Annotated[
+        Annotated[int, Field(ge=0, le=2**53)],
+        Field(description="What `render=coco-json` calls the image.", examples=[785]),
+        NOT_BOOL,
+    ] = 0
+    timeout_ms: Annotated[
+        Annotated[int, Field(ge=1), NOT_BOOL] | Absent,
+        Field(
+            description="The whole request's time, queue included; lowered to the server's limit.",
+            examples=[10000],
+        ),
+    ] = None
 
 
 def check_parameters(given: Iterable[tuple[str, Any]]) -> Parameters:
@@ -22,8 +198,6 @@ def check_parameters(given: Iterable[tuple[str, Any]]) -> Parameters:
     """
     values: dict[str, Any] = {}
     for name, value in given:
-        if name in NOT_YET:
-            raise InvalidParameter(f"{name!a} is not supported yet: leave it out.")
         if name not in Parameters.model_fields:
             known = ", ".join(Parameters.model_fields)
             raise InvalidParameter(f"There is no parameter {name!a:.80}; there are {known}.")

@@ -1,28 +1,72 @@
 """A client's wishes held against the model: what will be asked of the device, and answered."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from model_store.catalogue import ModelCard, find_model
-from service.api.capabilities import EMBEDDING_SAMPLES, outputs_of, samples_per_pixel
-from service.api.schemas import Parameters
+from service.api.capabilities import (
+    SAMPLES_PER_INSTANCE,
+    outputs_of,
+    samples_per_instance,
+    samples_per_pixel,
+)
+from service.api.parameters import Parameters
+from service.api.styling import style_for
 from service.datatypes import BoxXYXY, Output, Query, SizeHW
 from service.errors import AnswerTooLarge, InvalidParameter, NotAcceptable, UnsupportedOutput
+from service.output.media import NPZ, PNG
+from service.output.presets import Style
 
 MAX_SHOWN_MODELS = 5
+NO_PICTURES = (Output.CONFIDENCE, Output.EMBEDDING, Output.TEXTURE, Output.UV)
 # Of the short side. detectron2/config/defaults.py: INPUT.MAX_SIZE_TEST over MIN_SIZE_TEST
 LONG_SIDE_RATIO = 1333 / 800
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A request that this model can answer; `outputs` are the client's, each once."""
+    """A request that this model can answer in this form; `outputs` are what it shows, each once."""
 
     card: ModelCard
     parameters: Parameters
+    media_type: str
     outputs: tuple[Output, ...]
     class_ids: tuple[int | None, ...]
-    is_whole_image: bool
+    style: Style | None
+
+    @property
+    def is_render_alone(self) -> bool:
+        """Whether the answer is the render's own file."""
+        return self.style is not None and self.media_type == self.style.preset.media_type
+
+    @property
+    def is_whole_image(self) -> bool:
+        """Whether maps are painted over the image, rather than given for each instance."""
+        return self.media_type == PNG or self.parameters.layout == "image"
+
+    @property
+    def is_drawn_on_photo(self) -> bool:
+        """Whether the render needs the image as it was sent."""
+        style = self.style
+        if style is None or style.preset.background is None:
+            return False
+        return style.background in {"photo", "grey"}
+
+    @property
+    def needed_outputs(self) -> frozenset[Output]:
+        """What the device has to give for all of it, and no more."""
+        needed = frozenset(self.outputs)
+        if needed and self.is_whole_image:
+            # It tells which pixels of the region are the instance's own.
+            needed |= {Output.MASK}
+        if self.style is not None:
+            needed |= self.style.preset.needs[self.card.kind]
+        if self.parameters.parts is not None:
+            needed |= {Output.LABELS, Output.CONFIDENCE}
+        if self.parameters.points is not None:
+            is_chart = self.card.kind == "chart"
+            needed |= {Output.LABELS, Output.UV} if is_chart else {Output.VERTICES}
+        return needed & frozenset(outputs_of(self.card))
 
     @property
     def short_and_long_side(self) -> tuple[int, int]:
@@ -38,30 +82,30 @@ def plan_answer(
     cards: Mapping[str, ModelCard],
     *,
     default_model: str,
-    is_picture: bool,
+    media_type: str,
+    has_atlas: bool = False,
 ) -> Plan:
-    """The plan for these parameters; `is_picture` where the answer is one PNG and no JSON.
+    """The plan for an answer of this type.
 
     Raises:
         UnknownModel: no model is called so.
-        UnsupportedOutput: the model or the layout has no such map.
-        NotAcceptable: the outputs are not one picture.
-        InvalidParameter: the outputs, classes or mesh make no sense with this model.
+        UnsupportedOutput: the model or the layout has no such map or render.
+        NotAcceptable: what is asked for has no form of this type.
+        InvalidParameter: the parameters make no sense together, or with this model.
     """
     name = default_model if parameters.model is None else parameters.model
     card = find_model(cards, name)
     outputs = _chosen_outputs(parameters, card)
     for output in outputs:
         _check_supported(output, card, cards)
-    if is_picture:
-        _check_picture(outputs)
-    is_whole_image = is_picture or parameters.layout == "image"
-    if is_whole_image and Output.EMBEDDING in outputs:
-        raise UnsupportedOutput(
-            "outputs: 'embedding' has no form with layout=image: ask for layout=instance."
-        )
+    style = style_for(parameters, has_atlas=has_atlas)
     _check_mesh(parameters.mesh, card)
-    return Plan(card, parameters, outputs, _class_ids(parameters, card), is_whole_image)
+    plan = Plan(card, parameters, media_type, outputs, _class_ids(parameters, card), style)
+    if plan.is_render_alone:
+        plan = replace(plan, outputs=())
+    _check_kind(plan, cards)
+    _check_form(plan)
+    return plan
 
 
 def query_for(plan: Plan, image_size_hw: SizeHW, *, max_answer_samples: int) -> Query:
@@ -69,7 +113,7 @@ def query_for(plan: Plan, image_size_hw: SizeHW, *, max_answer_samples: int) -> 
 
     Raises:
         AnswerTooLarge: the answer would have more samples whatever is in the image.
-        InvalidParameter: a given box lies outside the image.
+        InvalidParameter: a given box or point lies outside the image.
     """
     parameters = plan.parameters
     boxes = None
@@ -77,20 +121,22 @@ def query_for(plan: Plan, image_size_hw: SizeHW, *, max_answer_samples: int) -> 
         boxes = tuple(
             _clip(index, box, image_size_hw) for index, box in enumerate(parameters.boxes)
         )
-    outputs = frozenset(plan.outputs)
+    for index, (x, y) in enumerate(parameters.points or ()):
+        if not (0 <= x < image_size_hw[1] and 0 <= y < image_size_hw[0]):
+            raise _outside(f"points[{index}]", image_size_hw)
+    outputs = plan.needed_outputs
     spare = max_answer_samples
     if plan.is_whole_image:
         height, width = image_size_hw
-        spare -= samples_per_pixel(plan.card, outputs) * height * width
-        # It tells which pixels of the region are the instance's own.
-        outputs |= {Output.MASK} if outputs else frozenset()
-    if Output.EMBEDDING in outputs:
-        max_instances = parameters.max_instances if boxes is None else len(boxes)
-        spare -= EMBEDDING_SAMPLES * max_instances
+        spare -= samples_per_pixel(plan.card, plan.outputs) * height * width
+    if plan.style is not None:
+        spare -= _render_samples(plan.style, image_size_hw)
+    max_instances = parameters.max_instances if boxes is None else len(boxes)
+    spare -= samples_per_instance(outputs) * max_instances
     if spare < 0:
         raise AnswerTooLarge(
             f"The maps of this answer would have more than {max_answer_samples} samples: ask for "
-            "fewer outputs, or send a smaller image."
+            "fewer outputs or instances, or send a smaller image."
         )
     samples = samples_per_pixel(plan.card, outputs)
     limits = {"max_region_pixels": spare // samples} if samples else {}
@@ -101,14 +147,15 @@ def query_for(plan: Plan, image_size_hw: SizeHW, *, max_answer_samples: int) -> 
         boxes_xyxy=boxes,
         class_ids=plan.class_ids,
         mesh=parameters.mesh,
-        is_confidence_range_shared=plan.is_whole_image,
+        box_expand=parameters.box_expand,
+        is_confidence_range_shared=plan.is_whole_image and Output.CONFIDENCE in plan.outputs,
         **limits,
     )
 
 
 def _chosen_outputs(parameters: Parameters, card: ModelCard) -> tuple[Output, ...]:
     if parameters.outputs is None:
-        return outputs_of(card)[:1]
+        return outputs_of(card)[:1] if parameters.render is None else ()
     names = tuple(dict.fromkeys(parameters.outputs))
     if names == ("none",):
         return ()
@@ -120,13 +167,51 @@ def _chosen_outputs(parameters: Parameters, card: ModelCard) -> tuple[Output, ..
 def _check_supported(output: Output, card: ModelCard, cards: Mapping[str, ModelCard]) -> None:
     if output in outputs_of(card):
         return
-    ids = [other.id for other in cards.values() if output in outputs_of(other)]
-    able = ", ".join(ids[:MAX_SHOWN_MODELS]) or "no model that is served here"
-    more = f" and {len(ids) - MAX_SHOWN_MODELS} more" if len(ids) > MAX_SHOWN_MODELS else ""
+    able = _listed(other.id for other in cards.values() if output in outputs_of(other))
     raise UnsupportedOutput(
         f"outputs: {card.id} has no {str(output)!r} (it has {', '.join(outputs_of(card))}); "
-        f"those that have: {able}{more}."
+        f"those that have: {able}."
     )
+
+
+def _check_kind(plan: Plan, cards: Mapping[str, ModelCard]) -> None:
+    """Charts and vertices are those of different models."""
+    card, style = plan.card, plan.style
+    if style is not None and card.kind not in style.preset.needs:
+        what, kinds = f"render: {style.preset.name!r}", tuple(style.preset.needs)
+    elif plan.parameters.parts is not None and card.kind != "chart":
+        what, kinds = "parts: they", ("chart",)
+    else:
+        return
+    able = _listed(other.id for other in cards.values() if other.kind in kinds)
+    raise UnsupportedOutput(
+        f"{what} cannot be had of {card.id}, a {card.kind} model; those that can: {able}."
+    )
+
+
+def _check_form(plan: Plan) -> None:
+    """Not every form has room for everything."""
+    if plan.is_render_alone or plan.media_type == PNG:
+        for name in ("points", "parts"):
+            if getattr(plan.parameters, name) is not None:
+                raise NotAcceptable(
+                    f"{name}: they have no form as {plan.media_type}: accept application/json."
+                )
+    if plan.style is not None:
+        if plan.media_type == NPZ and not (plan.is_render_alone or plan.style.preset.has_samples):
+            raise NotAcceptable(
+                f"render: {plan.style.preset.name} is no array: accept application/json, "
+                f"application/zip or {plan.style.preset.media_type}."
+            )
+    elif plan.media_type == PNG:
+        _check_picture(plan.outputs)
+    if plan.is_whole_image:
+        for output in plan.outputs:
+            if output in SAMPLES_PER_INSTANCE:
+                raise UnsupportedOutput(
+                    f"outputs: {str(output)!r} has no form with layout=image: ask for "
+                    "layout=instance."
+                )
 
 
 def _check_picture(outputs: tuple[Output, ...]) -> None:
@@ -134,10 +219,17 @@ def _check_picture(outputs: tuple[Output, ...]) -> None:
         raise NotAcceptable(
             "An answer as image/png is one map: name one output, or accept application/json."
         )
-    if outputs[0] in {Output.CONFIDENCE, Output.EMBEDDING}:
+    if outputs[0] in NO_PICTURES:
         raise NotAcceptable(
-            f"outputs: {str(outputs[0])!r} is more than one picture: accept application/json."
+            f"outputs: {str(outputs[0])!r} is not one picture of the image: accept "
+            "application/json."
         )
+
+
+def _listed(ids: Iterable[str]) -> str:
+    shown = list(ids)
+    more = f" and {len(shown) - MAX_SHOWN_MODELS} more" if len(shown) > MAX_SHOWN_MODELS else ""
+    return (", ".join(shown[:MAX_SHOWN_MODELS]) or "no model that is served here") + more
 
 
 def _check_mesh(mesh: str | None, card: ModelCard) -> None:
@@ -183,11 +275,22 @@ def _class_id(name: int | str, card: ModelCard) -> int:
     raise InvalidParameter(f"classes: {card.id} has no class {name!a:.80}; it has {known}.")
 
 
+def _render_samples(style: Style, image_size_hw: SizeHW) -> int:
+    if not style.preset.has_samples:
+        return 0
+    width, height = style.size_wh or image_size_hw[::-1]
+    is_opaque = style.preset.background is None or style.background != "transparent"
+    return (len(style.preset.channels) + (not is_opaque)) * width * height
+
+
 def _clip(index: int, box_xyxy: BoxXYXY, image_size_hw: SizeHW) -> BoxXYXY:
     x0, y0, x1, y1 = box_xyxy
     height, width = image_size_hw
     if not (x0 < width and y0 < height and x1 > 0 and y1 > 0):
-        raise InvalidParameter(
-            f"boxes[{index}] lies outside the image of {width} x {height} pixels."
-        )
+        raise _outside(f"boxes[{index}]", image_size_hw)
     return max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
+
+
+def _outside(what: str, image_size_hw: SizeHW) -> InvalidParameter:
+    height, width = image_size_hw
+    return InvalidParameter(f"{what} lies outside the image of {width} x {height} pixels.")

@@ -26,6 +26,8 @@ class Record:
     model_id: str | None = None
     # The stable code of the error that was answered.
     code: str | None = None
+    # Why a request was turned away that another time or another replica could have answered.
+    refusal: str | None = None
     body_bytes: int | None = None
     image_pixels: int | None = None
     num_instances: int | None = None

@@ -1,163 +1,48 @@
-"""What goes over the wire: the parameters of a request, and the JSON of the answers."""
+"""The JSON of the answers."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
-from pydantic_core import PydanticCustomError
 
 from service.api.backend import ModelState
-from service.api.bounded_json import parse_json
 from service.datatypes import Output
-
-MAX_BOXES = 100
-MAX_NAME = 200
-
-
-def _refuse_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise PydanticCustomError("not_a_number", "should be a number, not true or false")
-    return value
-
-
-def _known_output(name: Any) -> Any:
-    if name not in (*Output, "none"):
-        names = ", ".join((*Output, "none"))
-        raise PydanticCustomError("unknown_output", "should be one of {names}", {"names": names})
-    return name
-
-
-def _list_of_text(value: Any) -> Any:
-    """A comma list or a JSON list, where a value came as text."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        return _value_of_json(value)
-    return [item.strip() for item in value.split(",", MAX_BOXES + 1)]
-
-
-def _value_of_json(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return parse_json(value)
-    except ValueError:
-        raise PydanticCustomError("not_json", "should be a list in JSON") from None
-
-
-def _ordered(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = box
-    if not (x0 < x1 and y0 < y1):
-        raise PydanticCustomError("empty_box", "should be x0, y0, x1, y1 with x0 < x1 and y0 < y1")
-    return box
-
-
-NOT_BOOL = BeforeValidator(_refuse_bool)
-Number: TypeAlias = Annotated[float, NOT_BOOL]
-Name: TypeAlias = Annotated[str, Field(max_length=MAX_NAME)]
-OutputName: TypeAlias = Annotated[Output | Literal["none"], BeforeValidator(_known_output)]
-OutputNames: TypeAlias = Annotated[
-    tuple[OutputName, ...], Field(min_length=1, max_length=2 * len(Output))
-]
-ClassName: TypeAlias = Annotated[int | Name, NOT_BOOL]
-ClassNames: TypeAlias = Annotated[tuple[ClassName, ...], Field(max_length=MAX_BOXES)]
-Box: TypeAlias = Annotated[tuple[Number, Number, Number, Number], AfterValidator(_ordered)]
-Boxes: TypeAlias = Annotated[tuple[Box, ...], Field(max_length=MAX_BOXES)]
-# Left out, a parameter has no value; null is none that a client can send.
-Absent: TypeAlias = SkipJsonSchema[None]
-
-
-class Parameters(BaseModel):
-    """Everything that a client may say about an image, wherever it says it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    model: Annotated[
-        Name | Absent,
-        Field(description="A model's id or alias, without regard to case.", examples=["demo"]),
-    ] = None
-    min_score: Annotated[
-        float,
-        Field(ge=0, le=1, description="Instances that score less are left out.", examples=[0.5]),
-        NOT_BOOL,
-    ] = 0.5
-    max_instances: Annotated[
-        int,
-        Field(ge=1, le=100, description="The best-scoring instances are kept.", examples=[20]),
-        NOT_BOOL,
-    ] = 20
-    short_side: Annotated[
-        Annotated[int, Field(ge=128, le=1333), NOT_BOOL] | Absent,
-        Field(
-            description="The image's short side as the network sees it; the long side may be "
-            "1333/800 of it. Left out: the model's own.",
-            examples=[800],
-        ),
-    ] = None
-    outputs: Annotated[
-        OutputNames | Absent,
-        Field(
-            description="The maps wanted, as a comma list (or a JSON list); `none` for boxes "
-            "alone. Left out: `iuv` of a chart model, `vertices` of a CSE model.",
-            examples=["iuv,mask"],
-        ),
-        BeforeValidator(_list_of_text, json_schema_input_type=OutputNames | str),
-    ] = None
-    boxes: Annotated[
-        Boxes | Absent,
-        Field(
-            description="Describe these boxes, `[[x0,y0,x1,y1],...]` in pixels of the image, and "
-            "skip the detector; `min_score` and `max_instances` do not apply.",
-            examples=["[[10.5,20,110,220]]"],
-        ),
-        BeforeValidator(_value_of_json, json_schema_input_type=Boxes | str),
-    ] = None
-    classes: Annotated[
-        ClassNames | Absent,
-        Field(
-            description="The class of each given box, by id or name, as a comma list (or a JSON "
-            "list). A model with several classes needs it, or `mesh`, with `boxes`.",
-            examples=["person"],
-        ),
-        BeforeValidator(_list_of_text, json_schema_input_type=ClassNames | str),
-    ] = None
-    mesh: Annotated[
-        Name | Absent,
-        Field(
-            description="CSE: match against this mesh of the model, whatever the class.",
-            examples=["smpl_27554"],
-        ),
-    ] = None
-    layout: Annotated[
-        Literal["instance", "image"],
-        Field(
-            description="Maps of each instance's region, or one map per output of the image.",
-            examples=["instance"],
-        ),
-    ] = "instance"
-    timeout_ms: Annotated[
-        Annotated[int, Field(ge=1), NOT_BOOL] | Absent,
-        Field(
-            description="The whole request's time, queue included; lowered to the server's limit.",
-            examples=[10000],
-        ),
-    ] = None
+from service.output.parts import Grouping, Side
 
 
 class AnswerMap(BaseModel):
-    """One map; quantized samples mean offset + scale * sample."""
+    """One map or picture; quantized samples mean offset + scale * sample."""
 
     media_type: str = Field(examples=["image/png"])
     width: int
     height: int
-    data: str = Field(description="The file in base64.", examples=["iVBORw0KGgo..."])
+    data: str | SkipJsonSchema[None] = Field(
+        default=None, description="The file in base64.", examples=["iVBORw0KGgo..."]
+    )
+    file: str | SkipJsonSchema[None] = Field(
+        default=None, description="In an archive, the file's name there.", examples=["0.iuv.png"]
+    )
     scale: float | SkipJsonSchema[None] = None
     offset: float | SkipJsonSchema[None] = None
 
 
 # By output; `confidence` is an object of maps, by field.
 AnswerMaps: TypeAlias = dict[str, AnswerMap | dict[str, AnswerMap]]
+
+
+class AnswerPart(BaseModel):
+    """What is seen of some charts of the body; places are in pixels of the image."""
+
+    name: str = Field(examples=["left hand"])
+    charts: tuple[int, ...] = Field(description="See /v1/parts.", examples=[[4]])
+    pixels: int
+    box: tuple[int, int, int, int] = Field(description="x0, y0, x1, y1 around the pixels.")
+    centroid: tuple[float, float]
+    share: float = Field(description="Of the pixels of the instance's body.")
+    confidence: dict[str, float] | SkipJsonSchema[None] = Field(
+        default=None, description="The mean of each confidence that the model has."
+    )
 
 
 class AnswerInstance(BaseModel):
@@ -175,6 +60,29 @@ class AnswerInstance(BaseModel):
     )
     mesh: str | SkipJsonSchema[None] = Field(default=None, description="Of CSE models only.")
     maps: AnswerMaps
+    parts: dict[Grouping, list[AnswerPart]] | SkipJsonSchema[None] = Field(
+        default=None, description="With `parts`: what is seen, by each grouping asked for."
+    )
+
+
+class AnswerHit(BaseModel):
+    """An instance whose body is under a point, and the place on the body."""
+
+    instance: int = Field(description="Its index in `instances`.")
+    chart: int | SkipJsonSchema[None] = Field(default=None, description="See /v1/parts.")
+    name: str | SkipJsonSchema[None] = Field(default=None, examples=["left hand"])
+    u: float | SkipJsonSchema[None] = None
+    v: float | SkipJsonSchema[None] = None
+    vertex: int | SkipJsonSchema[None] = Field(
+        default=None, description="Of the instance's mesh, from 0; of CSE models only."
+    )
+
+
+class AnswerPoint(BaseModel):
+    """What is under a point; nothing where it is on nobody."""
+
+    point: tuple[float, float]
+    hits: list[AnswerHit]
 
 
 class AnswerImage(BaseModel):
@@ -207,6 +115,12 @@ class Answer(BaseModel):
     image: AnswerImage
     instances: list[AnswerInstance]
     maps: AnswerMaps = Field(description="The maps of the whole image, with layout=image.")
+    render: AnswerMap | SkipJsonSchema[None] = Field(
+        default=None, description="With `render`: the picture or file."
+    )
+    points: list[AnswerPoint] | SkipJsonSchema[None] = Field(
+        default=None, description="With `points`: what is under each, in their order."
+    )
     timing_ms: Timing
 
 
@@ -253,3 +167,49 @@ class ModelList(BaseModel):
 
     default: str
     models: list[ModelDescription]
+
+
+class PartDescription(BaseModel):
+    """One of the body's 24 charts; names and sides are the person's own."""
+
+    number: int = Field(examples=[4])
+    name: str = Field(examples=["left hand"])
+    side: Side | None = Field(description="null for the torso.")
+    mirror: int = Field(description="The chart that it becomes in a mirrored picture.")
+    coarse: int = Field(description="Its label among the 14 coarse parts.")
+    coarse_name: str
+    limb: str = Field(examples=["arms"])
+    colours: Mapping[str, str] = Field(
+        description="By palette.", examples=[{"parula": "#086edd", "viridis": "#443983"}]
+    )
+
+
+class PartList(BaseModel):
+    """The charts of the body, in the order of their numbers."""
+
+    parts: list[PartDescription]
+
+
+class RenderDescription(BaseModel):
+    """A picture or file for a downstream tool; null where something means nothing to it."""
+
+    name: str = Field(examples=["viton"])
+    description: str
+    tool: str = Field(description="Who reads it.")
+    source: str = Field(description="Where its form is known from.")
+    media_type: str
+    channels: tuple[str, ...] = Field(description="In the order of the file.")
+    kinds: tuple[Literal["chart", "cse"], ...] = Field(description="Of the models that give it.")
+    palette: str | None
+    alpha: float | None
+    background: str | None
+    people: str
+    min_score: float | None = Field(
+        description="What the tool uses itself: ask for it with `min_score`."
+    )
+
+
+class RenderList(BaseModel):
+    """What `render` can be."""
+
+    renders: list[RenderDescription]

@@ -19,10 +19,14 @@ NO_IMAGE = "There is no image in the body: "
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """The encoded image, and the parameters that came in the body: text, or values of JSON."""
+    """The encoded image, and what else came in the body.
+
+    Parameters are text, or values of JSON; `atlas` is an encoded picture too.
+    """
 
     image: bytes | bytearray | memoryview
     parameters: tuple[tuple[str, Any], ...] = ()
+    atlas: bytes | memoryview | None = None
 
 
 Parser: TypeAlias = Callable[[bytearray], Submission]
@@ -73,27 +77,34 @@ def _parse_json(body: bytearray) -> Submission:
     image = fields.pop("image", None)
     if not isinstance(image, str) or not image:
         raise MalformedRequest(NO_IMAGE + "its field 'image' should be the image in base64.")
-    if image.startswith("data:"):
-        raise MalformedRequest("The field 'image' should be base64 alone, without 'data:...,'.")
+    atlas = _decode_base64("atlas", fields.pop("atlas")) if "atlas" in fields else None
+    return Submission(_decode_base64("image", image), tuple(fields.items()), atlas)
+
+
+def _decode_base64(name: str, text: Any) -> bytes:
+    if not isinstance(text, str):
+        raise MalformedRequest(f"The field '{name}' should be a picture in base64.")
+    if text.startswith("data:"):
+        raise MalformedRequest(f"The field '{name}' should be base64 alone, without 'data:...,'.")
     try:
-        data = pybase64.b64decode(image, validate=True)
+        return pybase64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise MalformedRequest("The field 'image' is not valid base64.") from None
-    return Submission(data, tuple(fields.items()))
+        raise MalformedRequest(f"The field '{name}' is not valid base64.") from None
 
 
 def _parse_multipart(body: bytearray, boundary: bytes) -> Submission:
-    images = []
+    files: dict[str, memoryview] = {}
     parameters = []
     for part in split_parts(body, boundary):
-        if part.name == "image":
-            images.append(part.data)
+        if part.name in {"image", "atlas"}:
+            if part.name in files:
+                raise InvalidParameter(f"'{part.name}' is given twice.")
+            files[part.name] = part.data
         elif len(part.data) > MAX_FIELD_BYTES:
             raise MalformedRequest(f"The part {part.name!a:.80} is too long.")
         else:
             parameters.append((part.name, str(part.data, "utf-8", "replace")))
-    if len(images) > 1:
-        raise InvalidParameter("'image' is given twice.")
-    if not images or not images[0]:
+    image = files.get("image")
+    if not image:
         raise MalformedRequest(NO_IMAGE + "it should be the part 'image'.")
-    return Submission(images[0], tuple(parameters))
+    return Submission(image, tuple(parameters), files.get("atlas"))

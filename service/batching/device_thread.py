@@ -1,147 +1,177 @@
-"""The one thread that uses the device, and the queue before it.
+"""The one thread that uses the device.
 
-Knows neither tensors nor HTTP: it is handed a function, and keys that tell what may go together.
+Knows neither tensors nor HTTP: it is handed a function, and tickets.
 """
 
+import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic
 
-from service.errors import Overloaded, Unhealthy
+from service.batching.isolation import Outcome, Run, run_isolated
+from service.batching.scheduler import Scheduler
+from service.batching.ticket import Batch, R, S, Ticket, resolve
+from service.errors import Unhealthy
 
-K = TypeVar("K", bound=Hashable)
-S = TypeVar("S")
-R = TypeVar("R")
+logger = logging.getLogger(__name__)
 
-
-@dataclass(slots=True)
-class Ticket(Generic[K, S, R]):
-    """One sample in the queue; `result` is cancelled by whoever no longer wants it."""
-
-    key: K
-    sample: S
-    deadline: float
-    result: Future[R] = field(default_factory=Future)
-    queued_at: float = field(default_factory=time.monotonic)
-    started_at: float | None = None
+# The thread is started anew after this many deaths without a batch between them, and no more.
+MAX_RESTARTS = 3
 
 
-class DeviceThread(Generic[K, S, R]):
-    """Runs batches in the order of arrival; samples of one key that wait go together.
+@dataclass(frozen=True, slots=True)
+class BatchReport(Generic[S, R]):
+    """A batch that was run."""
 
-    `run` gets a key and samples, and returns for each its result or the exception it ends in.
-    """
+    batch: Batch[S, R]
+    seconds: float
+    num_splits: int
+
+
+class DeviceThread(Generic[S, R]):
+    """Runs what the scheduler says is next, and ends every ticket that it was given."""
 
     def __init__(
         self,
-        run: Callable[[K, Sequence[S]], Sequence[R | Exception]],
+        run: Run[S, R],
+        scheduler: Scheduler[S, R],
         *,
-        max_batch: int,
-        max_queue: int,
+        count_instances: Callable[[R], int],
+        on_batch: Callable[[BatchReport[S, R]], None],
     ) -> None:
+        """`on_batch` is called on the device's thread after each batch."""
         self._run = run
-        self._max_batch = max_batch
-        self._max_queue = max_queue
-        self._waiting: deque[Ticket[K, S, R]] = deque()
-        # Guards the queue and the flag: the event loop appends, the device's thread takes.
+        self._scheduler = scheduler
+        self._count_instances = count_instances
+        self._on_batch = on_batch
+        # Guards the scheduler and the flags: the event loop submits, the device's thread takes.
         self._changed = threading.Condition()
         self._is_stopping = False
-        self._thread = threading.Thread(target=self._work, name="device", daemon=True)
-        self._thread.start()
+        self._num_deaths = 0
+        self._thread = self._start()
 
     @property
     def is_alive(self) -> bool:
-        """Whether what is submitted will be answered."""
-        return not self._is_stopping and self._thread.is_alive()
+        """Whether what is submitted will be computed."""
+        return not self._is_stopping and self._num_deaths <= MAX_RESTARTS
 
-    def submit(self, key: K, sample: S, deadline: float) -> Ticket[K, S, R]:
-        """A place in the queue; the deadline is by the monotonic clock.
+    @property
+    def num_running(self) -> int:
+        """Tickets of the batch that the device is busy with."""
+        batch = self._scheduler.running
+        return 0 if batch is None else len(batch.tickets)
+
+    def wait_s(self) -> float:
+        """Seconds until all that is queued now has been run, as far as costs are known."""
+        with self._changed:
+            return self._scheduler.wait_s(time.monotonic())
+
+    def image_s(self, model_id: str) -> float:
+        """What an image of the model takes on average; 0 where that is not known, or not lately."""
+        with self._changed:
+            return self._scheduler.image_s(model_id, time.monotonic())
+
+    def waiting_by_model(self) -> Counter[str]:
+        """Tickets that no batch has taken, by their model."""
+        with self._changed:
+            return self._scheduler.waiting_by_model()
+
+    def submit(self, ticket: Ticket[S, R]) -> None:
+        """Queues a ticket, which from then on will be ended, whatever happens.
 
         Raises:
-            Overloaded: the queue is full.
-            Unhealthy: the thread has stopped.
+            Overloaded: it would not be done by its deadline.
+            Unhealthy: nothing is computed any more.
         """
-        ticket = Ticket[K, S, R](key, sample, deadline)
         with self._changed:
             if not self.is_alive:
-                raise Unhealthy("The service cannot compute any more; try another replica.")
-            if len(self._waiting) >= self._max_queue:
-                raise Overloaded("The queue is full; try again later.")
-            self._waiting.append(ticket)
+                raise Unhealthy("The service cannot compute any more: try another replica.")
+            self._scheduler.submit(ticket, time.monotonic())
             self._changed.notify()
-        return ticket
+
+    def withdraw(self, ticket: Ticket[S, R]) -> None:
+        """Forgets a ticket if it still waits; its result is its owner's to cancel."""
+        with self._changed:
+            self._scheduler.withdraw(ticket)
+
+    def refuse_waiting(self, error: Exception) -> None:
+        """Ends the tickets that no batch has taken."""
+        with self._changed:
+            self._scheduler.refuse_waiting(error)
+
+    def abandon(self, error: Exception) -> None:
+        """Ends all tickets, those of a batch that still runs as well."""
+        with self._changed:
+            self._end_all(error)
 
     def stop(self) -> None:
-        """Finish what was accepted, then end the thread."""
+        """Compute what is queued, then end the thread."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify()
         self._thread.join()
 
-    def _work(self) -> None:
-        batch: list[Ticket[K, S, R]] = []
-        try:
-            while batch := self._take():
-                self._answer(batch)
-        finally:
-            # Also when something ends the thread that no request can be blamed for.
-            with self._changed:
-                self._is_stopping = True
-                stopped = Unhealthy("The service has stopped computing.")
-                for ticket in batch:
-                    if not ticket.result.done():
-                        ticket.result.set_exception(stopped)
-                for ticket in self._waiting:
-                    _fail(ticket, stopped)
-                self._waiting.clear()
+    def _start(self) -> threading.Thread:
+        thread = threading.Thread(target=self._work, name="device", daemon=True)
+        thread.start()
+        return thread
 
-    def _take(self) -> list[Ticket[K, S, R]]:
-        """The next batch; empty at the end."""
+    def _work(self) -> None:
+        try:
+            while self._step():
+                pass
+        except BaseException:
+            # Whatever ends the thread, nobody may wait for it.
+            logger.critical("the device's thread died", exc_info=True)
+            self._bury()
+
+    def _step(self) -> bool:
+        """One batch; whether there may be another."""
+        batch = self._next_batch()
+        if batch is None:
+            return False
+        outcome = run_isolated(self._run, batch.key, [ticket.sample for ticket in batch.tickets])
+        self._finish(batch, outcome)
+        return True
+
+    def _next_batch(self) -> Batch[S, R] | None:
+        """The next batch, when there is one; None at the end."""
         with self._changed:
             while True:
-                self._drop_expired()
-                if self._waiting:
-                    break
-                if self._is_stopping:
-                    return []
-                self._changed.wait()
-            key = self._waiting[0].key
-            taken = [ticket for ticket in self._waiting if ticket.key == key][: self._max_batch]
-            for ticket in taken:
-                self._waiting.remove(ticket)
-        # From here on a ticket cannot be cancelled.
-        started = [ticket for ticket in taken if ticket.result.set_running_or_notify_cancel()]
-        for ticket in started:
-            ticket.started_at = time.monotonic()
-        return started or self._take()
+                now_s = time.monotonic()
+                batch = self._scheduler.next_batch(now_s, is_patient=not self._is_stopping)
+                if batch is not None or self._is_stopping:
+                    return batch
+                due_s = self._scheduler.next_due_s(now_s)
+                self._changed.wait(None if due_s is None else due_s - now_s)
 
-    def _drop_expired(self) -> None:
-        now = time.monotonic()
-        for ticket in [t for t in self._waiting if t.deadline <= now or t.result.cancelled()]:
-            self._waiting.remove(ticket)
-            _fail(ticket, Overloaded("The request waited in the queue until its deadline."))
+    def _finish(self, batch: Batch[S, R], outcome: Outcome[R]) -> None:
+        now_s = time.monotonic()
+        num_instances = None
+        if not outcome.num_splits:
+            results = [one for one in outcome.results if not isinstance(one, Exception)]
+            num_instances = sum(map(self._count_instances, results)) if results else None
+        with self._changed:
+            self._scheduler.finished(now_s, num_instances)
+            self._num_deaths = 0
+        for ticket, result in zip(batch.tickets, outcome.results, strict=True):
+            resolve(ticket, result)
+        self._on_batch(BatchReport(batch, now_s - batch.started_s, outcome.num_splits))
 
-    def _answer(self, batch: list[Ticket[K, S, R]]) -> None:
-        try:
-            results = self._run(batch[0].key, [ticket.sample for ticket in batch])
-        except Exception as error:  # noqa: BLE001 - one sample's failure must not be everybody's
-            if len(batch) == 1:
-                batch[0].result.set_exception(error)
-            else:
-                for ticket in batch:
-                    self._answer([ticket])
-            return
-        for ticket, result in zip(batch, results, strict=True):
-            if isinstance(result, Exception):
-                ticket.result.set_exception(result)
-            else:
-                ticket.result.set_result(result)
+    def _bury(self) -> None:
+        """Tells everyone who waits, and starts another thread unless that has been of no use."""
+        with self._changed:
+            self._num_deaths += 1
+            self._end_all(Unhealthy("The device has failed: try again, or another replica."))
+            self._scheduler.finished(time.monotonic(), None)
+            if self.is_alive:
+                self._thread = self._start()
 
-
-def _fail(ticket: Ticket[K, S, R], error: Exception) -> None:
-    if ticket.result.set_running_or_notify_cancel():
-        ticket.result.set_exception(error)
+    def _end_all(self, error: Exception) -> None:
+        self._scheduler.refuse_waiting(error)
+        if self._scheduler.running is not None:
+            for ticket in self._scheduler.running.tickets:
+                resolve(ticket, error)

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from model_store.catalogue import load_catalogue
 from service.api.application import create_application
 from service.api.backend import Backend, ModelStatus
-from service.api.densepose import Limits
+from service.api.densepose import Limits, Threads
 from service.metrics import Metrics
 from tests.integration.stand_in import StandIn
 
@@ -53,7 +53,8 @@ class Service:
     client: TestClient
     device: StandIn
     metrics: Metrics
-    executor: CountingExecutor
+    decoders: CountingExecutor
+    encoders: CountingExecutor
     health: dict[str, tuple[bool, str]] = field(default_factory=dict)
 
     def concurrent_client(self):
@@ -76,27 +77,31 @@ def picture(size=(WIDTH, HEIGHT), file_format="PNG", **options) -> bytes:
     return file.getvalue()
 
 
-def build_service(*, cards=None, default_model="demo", **changes) -> Service:
+def build_service(*, cards=None, default_model="demo", admin_key_sha256=None, **changes) -> Service:
     """A service of its own; the changes are to LIMITS."""
     cards = load_catalogue() if cards is None else cards
     device, metrics = StandIn(), Metrics({"version": "test"})
     health = {"readiness": (True, "ready"), "liveness": (True, "alive")}
-    executor = CountingExecutor(max_workers=4)
+    decoders, encoders = CountingExecutor(max_workers=4), CountingExecutor(max_workers=4)
     backend = Backend(
         cards=lambda: cards,
         status_of=lambda card: ModelStatus("stored" if card.url else "ready"),
-        predict=device.predict,
+        load=device.loads.append,
+        unload=device.unloads.append,
+        queue=device.queue(),
         readiness=lambda: health["readiness"],
         liveness=lambda: health["liveness"],
+        is_draining=lambda: device.is_draining,
     )
     app = create_application(
         backend=backend,
         default_model=default_model,
         limits=Limits(**LIMITS | changes),
         metrics=metrics,
-        executor=executor,
+        threads=Threads(decoders=decoders, encoders=encoders),
+        admin_key_sha256=admin_key_sha256,
     )
-    return Service(app, TestClient(app), device, metrics, executor, health)
+    return Service(app, TestClient(app), device, metrics, decoders, encoders, health)
 
 
 @pytest.fixture
@@ -109,7 +114,8 @@ def make_service() -> Iterator:
 
     yield make
     for service in services:
-        service.executor.shutdown()
+        service.decoders.shutdown()
+        service.encoders.shutdown()
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
 """A device side without a device: it finds what it is told to, and paints maps that are known."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from model_store.catalogue import ModelCard
+from service.api.backend import Queue
 from service.datatypes import BoxXYXY, Instance, Map, Output, Prediction, Query, Sample, region_of
 
 STAGE_SECONDS = {"queue": 0.001, "preprocess": 0.002, "network": 0.003, "postprocess": 0.004}
@@ -20,8 +23,42 @@ class StandIn:
     boxes: tuple[BoxXYXY, ...] = (FIRST_BOX, SECOND_BOX)
     error: Exception | None = None
     delay_s: float = 0.0
+    # What the queue says to whoever wants to come in, and what it does not get done in time.
+    refusal: Exception | None = None
+    unprepared: Exception | None = None
+    is_draining: bool = False
+    num_inside: int = 0
     asked: list[tuple[ModelCard, Sample, float]] = field(default_factory=list)
     num_cancelled: int = 0
+    loads: list[ModelCard] = field(default_factory=list)
+    unloads: list[str] = field(default_factory=list)
+
+    def queue(self) -> Queue:
+        return Queue(
+            check=self.check,
+            admit=self.admit,
+            prepare=self.prepare,
+            predict=self.predict,
+            wait_s=lambda: 12.3,
+            saturation=lambda: 0.25,
+        )
+
+    def check(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+
+    @contextmanager
+    def admit(self) -> Iterator[None]:
+        self.check()
+        self.num_inside += 1
+        try:
+            yield
+        finally:
+            self.num_inside -= 1
+
+    async def prepare(self, card: ModelCard, deadline_s: float) -> None:
+        if self.unprepared is not None:
+            raise self.unprepared
 
     async def predict(self, card: ModelCard, sample: Sample, deadline_s: float) -> Prediction:
         self.asked.append((card, sample, deadline_s))
@@ -58,24 +95,27 @@ def paint(card: ModelCard, output: Output, index: int, size_hw: tuple[int, int])
     mask_hw = np.full(size_hw, 255, np.uint8)
     mask_hw[0], mask_hw[:, 0] = 0, 0
     is_on_hw = mask_hw > 0
-    match output:
-        case Output.IUV:
-            samples = np.array([index + 1, 10, 20], np.uint8) * is_on_hw[..., None]
-        case Output.IUV16:
-            samples = np.array([index + 1, 1000, 2000], np.uint16) * is_on_hw[..., None]
-        case Output.LABELS | Output.COARSE:
-            samples = np.uint8(index + 1) * is_on_hw
-        case Output.MASK:
-            samples = mask_hw
-        case Output.VERTICES:
-            samples = np.uint16(1000 + index) * is_on_hw
-        case Output.CONFIDENCE:
-            quantized_hw = np.uint16(100 + index) * is_on_hw
-            fields = (*card.architecture.confidence_fields, "u_std", "v_std")
-            return {f"confidence.{name}": Map(quantized_hw, 0.5, 0.25) for name in fields}
-        case Output.EMBEDDING:
-            return {
-                "embedding": Map(np.full((16, 112, 112), index, np.float16)),
-                "coarse_logits": Map(np.full((2, 112, 112), index, np.float16)),
-            }
-    return {output.value: Map(samples)}
+    if output is Output.CONFIDENCE:
+        quantized_hw = np.uint16(100 + index) * is_on_hw
+        fields = (*card.architecture.confidence_fields, "u_std", "v_std")
+        return {f"confidence.{name}": Map(quantized_hw, 0.5, 0.25) for name in fields}
+    if output is Output.EMBEDDING:
+        return {
+            "embedding": Map(np.full((16, 112, 112), index, np.float16)),
+            "coarse_logits": Map(np.full((2, 112, 112), index, np.float16)),
+        }
+    if output is Output.TEXTURE:
+        return {"texture": Map(np.full((1200, 800, 4), index, np.uint8))}
+    if output is Output.UV:
+        return {"uv": Map(np.array([0.25, 0.5], np.float32)[:, None, None] * is_on_hw)}
+    on_the_body = {
+        Output.IUV: np.array([index + 1, 10, 20], np.uint8),
+        Output.IUV16: np.array([index + 1, 1000, 2000], np.uint16),
+        Output.LABELS: np.uint8(index + 1),
+        Output.COARSE: np.uint8(index + 1),
+        Output.MASK: np.uint8(255),
+        Output.VERTICES: np.uint16(1000 + index),
+        Output.VERTEX_COLOURS: np.array([index + 1, 128, 255], np.uint8),
+    }[output]
+    is_on = is_on_hw if on_the_body.ndim == 0 else is_on_hw[..., None]
+    return {output.value: Map(on_the_body * is_on)}

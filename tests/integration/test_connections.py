@@ -197,4 +197,4 @@ def test_a_hundred_requests_at_once_all_get_their_own_answer(make_service):
 def test_the_instances_of_an_answer_are_encoded_side_by_side(service):
     service.device.boxes = tuple((0.0, 0.0, 4.0, 4.0) for _ in range(20))
     assert len(service.ask().json()["instances"]) == 20
-    assert service.executor.most_jobs > 1
+    assert service.encoders.most_jobs > 1

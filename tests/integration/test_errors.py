@@ -42,8 +42,8 @@ DOCUMENTED = {
     "out_of_memory": 507,
 }
 ELSEWHERE = {
-    "unauthorized": "there are no keys yet",
-    "forbidden": "there are no keys yet",
+    "unauthorized": "of the admin paths: test_admin.py",
+    "forbidden": "of the admin paths: test_admin.py",
     "headers_too_large": "the server refuses those before the application sees them",
 }
 
@@ -85,7 +85,7 @@ BAD_REQUESTS = [
     ("malformed_request", {"content": b"--frontier", "content_type": FORM}),
     ("malformed_request", {"content_type": "multipart/form-data"}),
     ("unknown_model", {"params": {"model": "R_50_FPN_s2x"}}),
-    ("not_acceptable", {"accept": "application/zip"}),
+    ("not_acceptable", {"accept": "application/pdf"}),
     ("not_acceptable", {"accept": "image/webp"}),
     ("not_acceptable", {"accept": "image/png", "params": {"outputs": "iuv,mask"}}),
     ("body_too_large", {"content": bytes(1_000_001)}),
@@ -107,7 +107,7 @@ BAD_REQUESTS = [
     ("invalid_parameter", {"params": {"boxes": "[[50,50,60,60]]"}}),
     ("invalid_parameter", {"params": {"classes": "person"}}),
     ("invalid_parameter", {"params": {"mesh": "smpl_27554"}}),
-    ("invalid_parameter", {"params": {"render": "viton"}}),
+    ("invalid_parameter", {"params": {"render": "picasso"}}),
     ("invalid_parameter", {"content": picture((20_000, 10))}),
     (
         "invalid_parameter",

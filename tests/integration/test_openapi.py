@@ -4,7 +4,7 @@ writes that anew."""
 import json
 from pathlib import Path
 
-from service.api.schemas import Parameters
+from service.api.parameters import Parameters
 from tests.integration.conftest import build_service
 from tests.integration.test_errors import DOCUMENTED
 
@@ -37,7 +37,7 @@ def test_the_parameters_are_the_same_in_every_form(service):
     names = set(Parameters.model_fields)
     assert {parameter["name"] for parameter in operation["parameters"]} == names
     for media_type in ("application/json", "multipart/form-data"):
-        assert set(content[media_type]["schema"]["properties"]) == names | {"image"}
+        assert set(content[media_type]["schema"]["properties"]) == names | {"image", "atlas"}
 
 
 def test_every_reference_leads_somewhere(service):

@@ -9,10 +9,14 @@ from tests.integration.conftest import HEIGHT, WIDTH, picture
 
 
 def sample(service, name, **labels):
-    families = text_string_to_metric_families(service.client.get("/metrics").text)
+    return sample_in(service.client.get("/metrics").text, name, **labels)
+
+
+def sample_in(text, name, **labels):
+    """The sum over all samples of this name that have these labels, in a scrape."""
     found = [
         each.value
-        for family in families
+        for family in text_string_to_metric_families(text)
         for each in family.samples
         if each.name == name and labels.items() <= each.labels.items()
     ]
@@ -26,8 +30,8 @@ def test_the_models_are_listed_with_what_they_can_do(service):
     assert len(models) == 44
     chart, cse = models["R_50_FPN_s1x"], models["cse_R_50_FPN_soft_animals_finetune_4k"]
     assert (chart["kind"], cse["kind"]) == ("chart", "cse")
-    assert chart["outputs"] == ["iuv", "iuv16", "labels", "coarse", "mask"]
-    assert cse["outputs"] == ["vertices", "coarse", "mask", "embedding"]
+    assert chart["outputs"] == ["iuv", "iuv16", "labels", "coarse", "mask", "uv", "texture"]
+    assert cse["outputs"] == ["vertices", "coarse", "mask", "embedding", "vertex_colours"]
     assert chart["classes"] == ["person"]
     assert "cat_5001" in cse["meshes"]
     assert chart["source"].startswith("https://")

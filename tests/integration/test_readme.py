@@ -44,9 +44,9 @@ def test_an_example_of_the_readme_works(
     assert run.returncode == 0, run.stderr
     if language == "python":
         assert re.search(r"[1-9]\d* people, parts \[", run.stdout)
-    elif "iuv.png" in code:
-        with Image.open(tmp_path / "iuv.png") as iuv, Image.open(PICTURE) as picture:
-            assert iuv.size == picture.size
+    elif made := re.search(r"-o (\w+\.png)", code):
+        with Image.open(tmp_path / made[1]) as drawn, Image.open(PICTURE) as picture:
+            assert drawn.size == picture.size
     else:
         answer = json.loads((tmp_path / "answer.json").read_text())
         assert answer["model"] == "demo"

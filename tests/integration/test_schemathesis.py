@@ -47,7 +47,10 @@ LEFT_OUT = {
     positive_data_acceptance: "whether a request makes sense depends on its image and model too",
 }
 # Made up, their values are hardly ever names of a model or boxes in the image.
-HARD_TO_MAKE_UP = ("model", "boxes", "classes", "mesh", "outputs")
+HARD_TO_MAKE_UP = (
+    *("model", "boxes", "classes", "mesh", "outputs"),
+    *("points", "parts", "people", "background", "atlas"),
+)
 
 
 def read_document(*modes: GenerationMode):

@@ -4,7 +4,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.metrics import Metrics
 
-BASE_UNITS = ("seconds", "bytes", "total", "info", "pixels", "image")
+BASE_UNITS = ("seconds", "bytes", "total", "info", "pixels", "image", "ratio")
+# Numbers of requests or images, and states that are 0 or 1.
+COUNTS = {
+    *("densepose_batch_size", "densepose_queue_pending", "densepose_inflight_requests"),
+    *("densepose_ready", "densepose_draining"),
+}
 
 
 def own_families():
@@ -21,7 +26,7 @@ def own_families():
 def test_every_metric_has_a_base_unit_in_its_name_and_a_sentence_of_help():
     for family in own_families():
         name = f"{family.name}_total" if family.type == "counter" else family.name
-        assert name.endswith(BASE_UNITS), name
+        assert name.endswith(BASE_UNITS) or name in COUNTS, name
         assert not re.search(r"_(ms|us|milli|kb|mb)", name), name
         assert family.documentation.endswith("."), name
 

@@ -19,7 +19,8 @@ def test_without_an_environment_the_defaults_are_those_of_the_contract():
     assert settings.preload == ("R_50_FPN_s1x",)
     assert settings.models is None
     assert (settings.short_side, settings.long_side) == (800, 1333)
-    assert (settings.max_batch, settings.max_queue) == (8, 64)
+    assert (settings.max_batch, settings.max_queue, settings.max_delay_ms) == (8, 64, 0)
+    assert (settings.drain_delay_ms, settings.shutdown_timeout_ms) == (5_000, 25_000)
     assert (settings.timeout_ms, settings.upload_timeout_ms) == (30_000, 15_000)
     assert settings.max_body_bytes == 20 * 1024 * 1024
     assert settings.max_pixels == 40_000_000
@@ -73,6 +74,8 @@ def test_any_request_may_download_only_where_this_machine_alone_can_ask(
         ("DOWNLOAD", "some"),
         ("LONG_SIDE", "500"),
         ("MAX_INFLIGHT_BYTES", "1000"),
+        ("MAX_DELAY_MS", "-1"),
+        ("SHUTDOWN_TIMEOUT_MS", "4000"),
     ],
 )
 def test_a_bad_value_is_one_line_that_names_its_variable(monkeypatch, name, value):
@@ -96,8 +99,16 @@ def test_a_variable_that_is_no_setting_is_named():
 
 
 def test_what_is_logged_has_every_setting_but_no_password():
-    settings = Settings(zoo_url="https://reader:hunter2@mirror.example/zoo")
+    settings = Settings(zoo_url="https://reader:hunter2@mirror.example/zoo", admin_key="a" * 64)
     public = settings.public()
-    assert set(public) == set(Settings.model_fields)
+    assert set(public) == set(Settings.model_fields) - {"admin_key"}
+    assert "a" * 64 not in str(public)
     assert "hunter2" not in str(public)
     assert public["zoo_url"] == "https://mirror.example/zoo"
+
+
+def test_a_key_that_is_no_digest_is_refused_and_not_shown(monkeypatch):
+    monkeypatch.setenv("DENSEPOSE_ADMIN_KEY", "open sesame")
+    with pytest.raises(InvalidSetting, match="DENSEPOSE_ADMIN_KEY") as refusal:
+        read_settings()
+    assert "sesame" not in str(refusal.value)

@@ -4,8 +4,9 @@ import json
 import numpy as np
 
 from model_store.catalogue import Architecture, ModelCard
-from service.api.answer import canvases_of, compress, encode_canvas, render_json
+from service.api.answer import canvases_of, compress, jobs_of, write_answer
 from service.api.parameters import check_parameters
+from service.api.pieces import Draft
 from service.api.plan import plan_answer
 from service.datatypes import Instance, Map, Prediction
 
@@ -17,11 +18,14 @@ TIMING = dict.fromkeys(
 
 def answer(prediction, **given):
     plan = plan_answer(
-        check_parameters(given.items()), {CARD.id: CARD}, default_model=CARD.id, is_picture=False
+        check_parameters(given.items()),
+        {CARD.id: CARD},
+        default_model=CARD.id,
+        media_type="application/json",
     )
-    canvases = canvases_of(plan, prediction)
-    encoded = [encode_canvas(canvas, model=CARD.id) for canvas in canvases]
-    return json.loads(render_json(plan, prediction, encoded, TIMING))
+    draft = Draft(plan, prediction)
+    pieces = [make() for make in jobs_of(draft, canvases_of(draft))]
+    return json.loads(write_answer(draft, pieces, TIMING))
 
 
 def instance(**maps):

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 
 from model_store.errors import ModelStoreError
-from service.api.errors import PROBLEM_OF
+from service.api.errors import PROBLEM_OF, retry_after_s
 from service.errors import ServiceError
 
 
@@ -25,6 +25,13 @@ def test_a_code_has_one_status():
     statuses = {}
     for problem in PROBLEM_OF.values():
         assert statuses.setdefault(problem.code, problem.status) == problem.status
+
+
+@pytest.mark.parametrize(
+    ("estimate_s", "seconds"), [(0, 1), (0.2, 1), (1.1, 2), (29.5, 30), (4000, 30)]
+)
+def test_an_estimate_of_when_to_try_again_is_whole_seconds_within_reason(estimate_s, seconds):
+    assert retry_after_s(estimate_s) == seconds
 
 
 def test_whoever_may_try_again_is_told_when():

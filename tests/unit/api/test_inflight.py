@@ -5,7 +5,7 @@ from service.errors import Overloaded
 
 
 def test_all_requests_together_may_hold_no_more_than_the_limit():
-    inflight = InflightBytes(max_bytes=100)
+    inflight = InflightBytes(max_bytes=100, wait_s=lambda: 0.0)
     with inflight.hold() as first, inflight.hold() as second:
         first.resize(60)
         with pytest.raises(Overloaded):
@@ -17,7 +17,7 @@ def test_all_requests_together_may_hold_no_more_than_the_limit():
 
 
 def test_a_request_gives_back_what_it_held_also_when_it_fails():
-    inflight = InflightBytes(max_bytes=100)
+    inflight = InflightBytes(max_bytes=100, wait_s=lambda: 0.0)
 
     def fail():
         with inflight.hold() as holding:
@@ -30,7 +30,7 @@ def test_a_request_gives_back_what_it_held_also_when_it_fails():
 
 
 def test_a_refused_growth_changes_nothing():
-    inflight = InflightBytes(max_bytes=100)
+    inflight = InflightBytes(max_bytes=100, wait_s=lambda: 0.0)
     with inflight.hold() as holding:
         holding.resize(60)
         with pytest.raises(Overloaded):
@@ -38,8 +38,20 @@ def test_a_refused_growth_changes_nothing():
         assert inflight.num_bytes == 60
 
 
+def test_what_is_there_already_counts_and_is_not_refused():
+    inflight = InflightBytes(max_bytes=100, wait_s=lambda: 2.5)
+    with inflight.hold() as first, inflight.hold() as second:
+        first.replace(150)
+        assert inflight.fill == 1.5
+        with pytest.raises(Overloaded) as caught:
+            second.resize(1)
+        assert (caught.value.reason, caught.value.retry_after_s) == ("bytes_in_flight", 2.5)
+        assert inflight.num_requests == 2
+    assert (inflight.num_bytes, inflight.num_requests) == (0, 0)
+
+
 def test_to_hold_less_is_never_refused():
-    inflight = InflightBytes(max_bytes=100)
+    inflight = InflightBytes(max_bytes=100, wait_s=lambda: 0.0)
     with inflight.hold() as holding:
         holding.resize(100)
         inflight.max_bytes = 10

@@ -2,7 +2,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.negotiation import accepts_gzip, preferred_media_type
+from service.api.negotiation import (
+    accepts_gzip,
+    choose_media_type,
+    preferred_media_type,
+    types_with,
+)
+from service.errors import NotAcceptable
 
 JSON, PNG = "application/json", "image/png"
 
@@ -62,3 +68,16 @@ def test_gzip_is_used_only_where_it_is_accepted(accept_encoding, accepted):
 def test_no_header_is_beyond_us(header):
     assert preferred_media_type(header, (JSON, PNG)) in {JSON, PNG, None}
     assert accepts_gzip(header) in {True, False}
+
+
+def test_a_render_s_own_type_comes_first_and_once():
+    assert types_with(None)[0] == JSON
+    assert types_with("viton")[0] == PNG
+    assert types_with("labels-npy")[0] == "application/x-npy"
+    assert types_with("uv-npz") == ("application/x-npz", JSON, "application/zip")
+
+
+def test_what_there_is_is_named_where_none_of_it_is_accepted():
+    assert choose_media_type("image/png", types_with("viton")) == PNG
+    with pytest.raises(NotAcceptable, match=r"Accept image/png, .* or application/x-npz"):
+        choose_media_type("text/html", types_with("viton"))

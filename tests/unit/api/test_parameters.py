@@ -32,6 +32,13 @@ def test_without_any_parameter_the_defaults_are_those_of_the_contract():
         ("model", "demo", "demo"),
         ("mesh", "smpl_27554", "smpl_27554"),
         ("layout", "image", "image"),
+        ("box_expand", "0.25", 0.25),
+        ("points", "[[1, 2.5]]", [[1, 2.5]]),
+        ("parts", "24, sides", ["24", "sides"]),
+        ("alpha", "0.5", 0.5),
+        ("people", "3", 3),
+        ("people", "largest", "largest"),
+        ("image_id", "785", 785),
     ],
 )
 def test_text_and_native_values_mean_the_same(name, text, native):
@@ -94,6 +101,35 @@ def test_text_and_native_values_mean_the_same(name, text, native):
         ("model", "\ud800"),
         ("mesh", ["smpl_27554"]),
         ("layout", "mosaic"),
+        ("box_expand", -0.1),
+        ("box_expand", "nan"),
+        ("box_expand", 2.5),
+        ("points", [[1, 2]] * 1001),
+        ("points", "[[1, NaN]]"),
+        ("points", "[[1, 2, 3]]"),
+        ("points", "[1, 2]"),
+        ("parts", "25"),
+        ("parts", ""),
+        ("render", "picasso"),
+        ("render", ["viton"]),
+        ("palette", "sepia"),
+        ("alpha", 1.5),
+        ("alpha", "nan"),
+        ("background", "#12345"),
+        ("background", "blue"),
+        ("paint", "worst-on-top"),
+        ("people", -1),
+        ("people", 100),
+        ("people", True),
+        ("people", "nobody"),
+        ("size", "0x0"),
+        ("size", "0x10"),
+        ("size", "4097x10"),
+        ("size", "10"),
+        ("size", "-3x5"),
+        ("size", [768, 1024]),
+        ("image_id", -1),
+        ("image_id", 1.5),
         ("layout", None),
     ],
 )
@@ -121,8 +157,3 @@ def test_an_unknown_parameter_is_refused_with_those_that_there_are(name):
 def test_a_parameter_that_is_given_twice_is_refused():
     with pytest.raises(InvalidParameter, match="'model' is given twice"):
         check_parameters([("model", "demo"), ("min_score", "0.5"), ("model", "demo")])
-
-
-def test_rendering_is_known_but_not_supported():
-    with pytest.raises(InvalidParameter, match="'render' is not supported"):
-        check_parameters([("render", "viton")])

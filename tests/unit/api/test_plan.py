@@ -4,7 +4,7 @@ import pytest
 
 from model_store.catalogue import Architecture, ModelCard, load_catalogue
 from model_store.errors import UnknownModel
-from service.api.capabilities import EMBEDDING_SAMPLES, outputs_of, samples_per_pixel
+from service.api.capabilities import SAMPLES_PER_INSTANCE, outputs_of, samples_per_pixel
 from service.api.parameters import check_parameters
 from service.api.plan import plan_answer, query_for
 from service.datatypes import Output
@@ -33,17 +33,23 @@ PERSON = replace(
     architecture=replace(ANIMALS.architecture, num_classes=1),
     class_names=("person",),
 )
+EMBEDDING_SAMPLES = SAMPLES_PER_INSTANCE[Output.EMBEDDING]
+JSON, PNG, NPZ = "application/json", "image/png", "application/x-npz"
 CARDS = {card.id: card for card in (CHART, CONFIDENT, ANIMALS, PERSON)}
 
 
-def plan(*, is_picture=False, **given):
+def plan(*, media_type=JSON, has_atlas=False, **given):
     return plan_answer(
-        check_parameters(given.items()), CARDS, default_model="chart", is_picture=is_picture
+        check_parameters(given.items()),
+        CARDS,
+        default_model="chart",
+        media_type=media_type,
+        has_atlas=has_atlas,
     )
 
 
-def query(size_hw=(100, 200), max_answer_samples=10**9, *, is_picture=False, **given):
-    planned = plan(is_picture=is_picture, **given)
+def query(size_hw=(100, 200), max_answer_samples=10**9, *, media_type=JSON, **given):
+    planned = plan(media_type=media_type, **given)
     return query_for(planned, size_hw, max_answer_samples=max_answer_samples)
 
 
@@ -95,28 +101,29 @@ def test_where_no_model_that_is_served_has_an_output_the_error_says_so():
             check_parameters([("outputs", "vertices")]),
             {"chart": CHART},
             default_model="chart",
-            is_picture=False,
+            media_type=JSON,
         )
 
 
 @pytest.mark.parametrize("outputs", ["iuv,mask", "none", "confidence"])
 def test_outputs_that_are_not_one_picture_are_not_acceptable_as_one(outputs):
     with pytest.raises(NotAcceptable):
-        plan(is_picture=True, model="confident", outputs=outputs)
+        plan(media_type=PNG, model="confident", outputs=outputs)
 
 
 def test_an_embedding_is_not_painted_over_the_image():
     with pytest.raises(UnsupportedOutput, match="layout"):
         plan(model="animals", outputs="embedding", layout="image")
     with pytest.raises(NotAcceptable):
-        plan(model="animals", outputs="embedding", is_picture=True)
+        plan(model="animals", outputs="embedding", media_type=PNG)
 
 
 def test_a_whole_image_is_painted_with_the_help_of_the_mask():
-    painted = query(layout="image", outputs="labels")
-    assert painted.outputs == {Output.LABELS, Output.MASK}
+    assert query(layout="image", outputs="labels").outputs == {Output.LABELS, Output.MASK}
+    painted = query(layout="image", model="confident", outputs="confidence")
+    assert painted.outputs == {Output.CONFIDENCE, Output.MASK}
     assert painted.is_confidence_range_shared
-    assert query(is_picture=True).outputs == {Output.IUV, Output.MASK}
+    assert query(media_type=PNG).outputs == {Output.IUV, Output.MASK}
     assert query(layout="image", outputs="none").outputs == frozenset()
     alone = query(outputs="labels")
     assert alone.outputs == {Output.LABELS}
@@ -204,7 +211,7 @@ def test_what_is_painted_over_the_image_is_counted_before_anything_runs():
     with pytest.raises(AnswerTooLarge):
         query(size_hw, exact - 1, layout="image")
     with pytest.raises(AnswerTooLarge):
-        query(size_hw, exact - 1, is_picture=True)
+        query(size_hw, exact - 1, media_type=PNG)
 
 
 def test_embeddings_are_counted_by_the_instances_that_there_may_be():
@@ -227,7 +234,102 @@ def test_every_model_of_the_catalogue_can_be_asked_for_everything_it_has(card):
         check_parameters([("outputs", names)]),
         {card.id: card},
         default_model=card.id,
-        is_picture=False,
+        media_type=JSON,
     )
     assert planned.outputs == outputs_of(card)
     assert samples_per_pixel(card, names) > 0
+
+
+def test_a_render_needs_its_own_maps_and_no_others():
+    alone = query(media_type=PNG, render="viton", outputs="iuv,mask")
+    assert alone.outputs == {Output.LABELS}
+    beside = query(render="viton", outputs="iuv")
+    assert beside.outputs == {Output.LABELS, Output.IUV}
+    assert query(render="viton").outputs == {Output.LABELS}
+    assert query(render="boxes").outputs == frozenset()
+    whole = query(render="viton", outputs="iuv", layout="image")
+    assert whole.outputs == {Output.LABELS, Output.IUV, Output.MASK}
+
+
+def test_a_dump_has_the_confidences_of_models_that_have_them():
+    asked = query(media_type=NPZ, render="dump-npz", model="confident", layout="image")
+    assert asked.outputs == {Output.LABELS, Output.UV, Output.CONFIDENCE}
+    assert not asked.is_confidence_range_shared
+    assert query(render="dump-npz").outputs == {Output.LABELS, Output.UV}
+    assert query(render="dump-npz", model="animals").outputs == {Output.EMBEDDING}
+
+
+@pytest.mark.parametrize(
+    ("given", "able"),
+    [
+        ({"render": "vertices"}, "animals, person"),
+        ({"render": "viton", "model": "animals"}, "chart, confident"),
+        ({"parts": "24", "model": "animals"}, "chart, confident"),
+    ],
+)
+def test_a_render_of_the_other_kind_is_refused_with_the_models_that_have_it(given, able):
+    with pytest.raises(UnsupportedOutput, match=able):
+        plan(**given)
+
+
+@pytest.mark.parametrize(
+    ("media_type", "given"),
+    [
+        (PNG, {"points": [[1, 1]]}),
+        (PNG, {"parts": "24"}),
+        (PNG, {"render": "viton", "parts": "24"}),
+        (NPZ, {"render": "uv-npz", "points": [[1, 1]]}),
+        (NPZ, {"render": "coco-json"}),
+        (PNG, {"outputs": "uv"}),
+        (PNG, {"outputs": "texture"}),
+    ],
+)
+def test_what_has_no_form_of_the_type_is_not_acceptable(media_type, given):
+    with pytest.raises(NotAcceptable):
+        plan(media_type=media_type, **given)
+
+
+def test_points_and_parts_need_what_tells_them():
+    assert query(points=[[1, 1]], outputs="none").outputs == {Output.LABELS, Output.UV}
+    animals = query(points=[[1, 1]], outputs="none", model="animals")
+    assert animals.outputs == {Output.VERTICES}
+    confident = query(parts="14", outputs="none", model="confident")
+    assert confident.outputs == {Output.LABELS, Output.CONFIDENCE}
+
+
+@pytest.mark.parametrize("point", [[200, 0], [0, 100], [-0.1, 0], [0, -1]])
+def test_a_point_outside_the_image_is_refused_by_its_index(point):
+    with pytest.raises(InvalidParameter, match=r"points\[1\].*200 x 100"):
+        query(points=[[0, 0], point])
+
+
+@pytest.mark.parametrize(
+    ("given", "samples"),
+    [
+        ({"render": "viton"}, 3 * 200 * 100),
+        ({"render": "labels"}, 200 * 100),
+        ({"render": "viton", "background": "transparent"}, 4 * 200 * 100),
+        ({"render": "viton", "size": "50x40"}, 3 * 50 * 40),
+        ({"render": "uv-npy"}, 2 * 200 * 100),
+        ({"render": "coco-json"}, 0),
+    ],
+)
+def test_a_render_counts_by_its_own_size(given, samples):
+    assert query(max_answer_samples=samples + 7, **given)
+    if samples:
+        with pytest.raises(AnswerTooLarge):
+            query(max_answer_samples=samples - 1, **given)
+
+
+def test_textures_are_counted_by_the_instances_that_there_may_be():
+    each = SAMPLES_PER_INSTANCE[Output.TEXTURE]
+    assert each == 1200 * 800 * 4
+    given = {"outputs": "texture", "max_instances": 3}
+    assert query(max_answer_samples=3 * each, **given).max_region_pixels == 0
+    with pytest.raises(AnswerTooLarge):
+        query(max_answer_samples=3 * each - 1, **given)
+
+
+def test_boxes_grow_by_the_share_that_is_asked_for():
+    assert query(box_expand=0.5).box_expand == 0.5
+    assert query().box_expand == 0

@@ -8,6 +8,7 @@ from service.api.bounded_json import MAX_BRACKETS, MAX_COMMAS
 from service.api.submission import parser_for
 from service.errors import InvalidParameter, MalformedRequest, UnsupportedMediaType
 
+ATLAS_TOO = {"image": b"pixels", "atlas": b"texels"}
 FORM = "multipart/form-data; boundary=frontier"
 
 
@@ -123,3 +124,22 @@ def test_a_form_without_its_boundary_is_malformed():
 def test_what_is_given_twice_in_a_body_is_refused(content_type, body):
     with pytest.raises(InvalidParameter, match="given twice"):
         parse(content_type, body)
+
+
+def test_an_atlas_comes_as_a_part_or_in_base64():
+    body = in_form((b"image", b"pixels"), (b"atlas", b"texels"))
+    assert bytes(parse(FORM, body).atlas) == b"texels"
+    fields = {name: base64.b64encode(data).decode() for name, data in ATLAS_TOO.items()}
+    submission = parse("application/json", in_json(**fields))
+    assert (submission.image, submission.atlas) == (b"pixels", b"texels")
+    assert submission.parameters == ()
+    assert parse(FORM, in_form((b"image", b"pixels"))).atlas is None
+
+
+def test_an_atlas_that_is_none_is_told_by_its_name():
+    with pytest.raises(InvalidParameter, match="'atlas' is given twice"):
+        parse(FORM, in_form((b"image", b"pixels"), (b"atlas", b"a"), (b"atlas", b"b")))
+    image = base64.b64encode(b"pixels").decode()
+    for atlas in (None, 5, "!", "data:image/png;base64,AAAA"):
+        with pytest.raises(MalformedRequest, match="'atlas'"):
+            parse("application/json", in_json(image=image, atlas=atlas))

@@ -1,0 +1,81 @@
+"""The client's pictures as the device and the drawing of the answer take them."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.api.plan import Plan, query_for
+from service.api.submission import Submission
+from service.datatypes import Output, Sample
+from service.errors import ImageTooLarge, InvalidParameter, UndecodableImage
+from service.imaging.atlas import decode_atlas
+from service.imaging.decode import decode_image
+from service.imaging.resize import resize_image
+from service.output.drawing import Scenery
+from service.output.textures import is_atlas_shape
+
+MAX_ATLAS_PIXELS = 4096 * 6144
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What goes to the device, and what stays here for the render; with the seconds it took."""
+
+    sample: Sample
+    scenery: Scenery
+    stage_seconds: dict[str, float]
+
+    @property
+    def num_bytes(self) -> int:
+        """What all of it takes in memory; a photo that both sides need is counted once."""
+        photo = self.scenery.photo or self.sample.photo
+        arrays = (
+            self.sample.pixels_hw3,
+            None if photo is None else photo.pixels_HW3,
+            self.scenery.atlas,
+        )
+        return sum(array.nbytes for array in arrays if array is not None)
+
+
+def prepare(
+    submission: Submission, plan: Plan, *, max_pixels: int, max_answer_samples: int
+) -> Prepared:
+    """The image as the network takes it, and what to ask about it.
+
+    Raises:
+        ImageTooLarge, UndecodableImage: the image or the atlas.
+        InvalidParameter: the boxes or points, or the atlas, do not fit.
+        AnswerTooLarge: the answer would have more samples whatever is in the image.
+    """
+    begun_s = time.monotonic()
+    image = decode_image(submission.image, max_pixels=max_pixels)
+    atlas = None if submission.atlas is None else _read_atlas(submission.atlas)
+    decoded_s = time.monotonic()
+    query = query_for(plan, image.size_hw, max_answer_samples=max_answer_samples)
+    short_side, long_side = plan.short_and_long_side
+    pixels_hw3 = resize_image(image, short_side=short_side, long_side=long_side)
+    return Prepared(
+        Sample(
+            pixels_hw3,
+            image.size_hw,
+            query,
+            photo=image if Output.TEXTURE in query.outputs else None,
+        ),
+        Scenery(photo=image if plan.is_drawn_on_photo else None, atlas=atlas),
+        {"decode": decoded_s - begun_s, "preprocess": time.monotonic() - decoded_s},
+    )
+
+
+def _read_atlas(data: bytes | memoryview) -> NDArray[np.uint8]:
+    try:
+        atlas = decode_atlas(data, max_pixels=MAX_ATLAS_PIXELS)
+    except (ImageTooLarge, UndecodableImage) as error:
+        raise type(error)(f"atlas: {error}") from None
+    height, width = atlas.shape[:2]
+    if not is_atlas_shape(height, width):
+        raise InvalidParameter(
+            f"atlas: it has {width} x {height} pixels; it should have 4 N x 6 N, N up to 1024."
+        )
+    return atlas

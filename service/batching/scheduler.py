@@ -1,0 +1,250 @@
+"""Who is next: a queue per model and padded size, and the batch that goes when the device is free.
+
+It has no thread, no lock and no clock: it is told the time, in seconds of the monotonic clock.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic
+
+from service.batching.cost import CostModel, Work
+from service.batching.growth import GrowthLimit
+from service.batching.ticket import Batch, BatchKey, R, S, Ticket, Trigger, refuse
+from service.errors import Overloaded
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one batch may have at most; a single request is a batch whatever it has."""
+
+    max_images: int
+    max_pixels: int
+    max_instances: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The batch that could be made of a queue now."""
+
+    key: BatchKey
+    num_images: int
+    trigger: Trigger
+    # When it may go if nobody joins it.
+    due_s: float
+    urgency_s: float
+
+
+def check_deadline(spare_s: float, *, wait_s: float, done_s: float) -> None:
+    """Turns away what would be done after `done_s`, and has less; the queue alone takes `wait_s`.
+
+    Raises:
+        Overloaded: it has less.
+    """
+    if done_s > spare_s:
+        raise Overloaded(
+            f"The answer would take about {done_s:.2g} s, longer than this request may: "
+            "try again later, or allow more with timeout_ms.",
+            reason="deadline",
+            retry_after_s=wait_s,
+        )
+
+
+def waited_in_vain(wait_s: float) -> Overloaded:
+    """The error for a request that was accepted, and whose turn did not come in time."""
+    return Overloaded(
+        "The request waited in the queue until its deadline: try again later.",
+        reason="expired",
+        retry_after_s=wait_s,
+    )
+
+
+class Scheduler(Generic[S, R]):
+    """Tickets in, batches out. At most one batch runs at a time."""
+
+    def __init__(self, budget: Budget, *, max_delay_s: float = 0.0) -> None:
+        self._budget = budget
+        self._max_delay_s = max_delay_s
+        # In the order of arrival; a queue without tickets does not exist.
+        self._queues: dict[BatchKey, list[Ticket[S, R]]] = {}
+        self._growth = GrowthLimit(budget.max_images)
+        self._costs: dict[str, CostModel] = {}
+        self.running: Batch[S, R] | None = None
+
+    @property
+    def num_waiting(self) -> int:
+        """Tickets that no batch has taken."""
+        return sum(map(len, self._queues.values()))
+
+    def waiting_by_model(self) -> Counter[str]:
+        """Tickets that no batch has taken, by their model."""
+        waiting = Counter[str]()
+        for key, queue in self._queues.items():
+            waiting[key.model_id] += len(queue)
+        return waiting
+
+    def submit(self, ticket: Ticket[S, R], now_s: float) -> None:
+        """Queues a ticket behind those of its key.
+
+        Raises:
+            Overloaded: it would not be done by its deadline.
+        """
+        wait_s = self.wait_s(now_s)
+        is_known = self._cost_of(ticket.key.model_id).is_known(now_s)
+        done_s = self.wait_s(now_s, ticket) if is_known else wait_s
+        check_deadline(ticket.deadline_s - now_s, wait_s=wait_s, done_s=done_s)
+        self._queues.setdefault(ticket.key, []).append(ticket)
+
+    def withdraw(self, ticket: Ticket[S, R]) -> None:
+        """Forgets a ticket, if it still waits; its result is its owner's to cancel."""
+        queue = self._queues.get(ticket.key, [])
+        if ticket in queue:
+            self._keep(ticket.key, [other for other in queue if other is not ticket])
+
+    def refuse_waiting(self, error: Exception) -> None:
+        """Ends all tickets that wait."""
+        for queue in self._queues.values():
+            for ticket in queue:
+                refuse(ticket, error)
+        self._queues.clear()
+
+    def next_batch(self, now_s: float, *, is_patient: bool = True) -> Batch[S, R] | None:
+        """The batch to run now, if any; tickets that it would be in vain for are ended.
+
+        Only where `is_patient` does a batch wait for the operator's delay.
+        """
+        while True:
+            self._drop_hopeless(now_s)
+            plans = [self._plan(key, now_s) for key in self._queues]
+            due = [plan for plan in plans if plan.due_s <= now_s or not is_patient]
+            if not due:
+                return None
+            batch = self._take(max(due, key=lambda plan: plan.urgency_s), now_s)
+            # All of them may have been cancelled in this moment.
+            if batch.tickets:
+                self.running = batch
+                return batch
+
+    def next_due_s(self, now_s: float) -> float | None:
+        """When to ask again, where tickets wait for nothing but the operator's delay."""
+        return min((self._plan(key, now_s).due_s for key in self._queues), default=None)
+
+    def finished(self, now_s: float, num_instances: int | None) -> None:
+        """The batch has been run, and found these instances; None: it failed, and teaches nothing.
+
+        Its tickets are its runner's to end.
+        """
+        batch, self.running = self.running, None
+        if batch is None or num_instances is None:
+            return
+        seconds = now_s - batch.started_s
+        num_images = len(batch.tickets)
+        work = Work(num_images, num_images * batch.key.num_pixels, num_instances)
+        self._cost_of(batch.key.model_id).measure(work, seconds, now_s)
+        self._growth.measure(batch.key, num_images, seconds)
+
+    def wait_s(self, now_s: float, joining: Ticket[S, R] | None = None) -> float:
+        """Seconds until all that is queued now has been run, as far as costs are known.
+
+        So much, too, until a ticket has been run that joins it.
+        """
+        total_s = 0.0
+        if self.running is not None:
+            elapsed_s = now_s - self.running.started_s
+            total_s = max(self._seconds(self.running.key, self.running.tickets) - elapsed_s, 0.0)
+        queues: dict[BatchKey, Sequence[Ticket[S, R]]] = {**self._queues}
+        if joining is not None:
+            queues[joining.key] = [*queues.get(joining.key, ()), joining]
+        for key, queue in queues.items():
+            num_batches = math.ceil(len(queue) / self._growth.limit(key))
+            total_s += self._seconds(key, queue, num_batches)
+        return total_s
+
+    def image_s(self, model_id: str, now_s: float) -> float:
+        """What an image of the model takes on average; 0 where that is not known, or not lately."""
+        cost = self._cost_of(model_id)
+        return cost.seconds_per_image if cost.is_known(now_s) else 0.0
+
+    def _drop_hopeless(self, now_s: float) -> None:
+        """Ends tickets that cannot be run by their deadline, and forgets cancelled ones."""
+        for key, queue in list(self._queues.items()):
+            kept = []
+            is_known = self._cost_of(key.model_id).is_known(now_s)
+            for ticket in queue:
+                own_s = self._seconds(key, (ticket,)) if is_known else 0.0
+                if now_s + own_s < ticket.deadline_s:
+                    if not ticket.result.cancelled():
+                        kept.append(ticket)
+                else:
+                    refuse(ticket, waited_in_vain(self.wait_s(now_s)))
+            self._keep(key, kept)
+
+    def _plan(self, key: BatchKey, now_s: float) -> _Plan:
+        """As many as the budget, the growth limit and the deadlines allow, from the oldest on."""
+        queue = self._queues[key]
+        size = self._growth.next_size(key)
+        num_images, obstacle = 1, None
+        while num_images < min(size, len(queue)) and obstacle is None:
+            obstacle = self._obstacle(key, queue[: num_images + 1], now_s)
+            num_images += obstacle is None
+        tickets = queue[:num_images]
+        seconds = self._seconds(key, tickets)
+        due_s = now_s
+        if obstacle is None and num_images < size:
+            first_deadline_s = min(ticket.deadline_s for ticket in tickets)
+            due_s = min(queue[0].queued_s + self._max_delay_s, first_deadline_s - seconds)
+        trigger = obstacle or (Trigger.IDLE if num_images == len(queue) else Trigger.FULL)
+        # The oldest goes first. A batch may overtake it by as long as going together saves.
+        saved_s = self._seconds(key, tickets, num_images) - seconds
+        return _Plan(key, num_images, trigger, due_s, now_s - queue[0].queued_s + saved_s)
+
+    def _obstacle(
+        self, key: BatchKey, tickets: Sequence[Ticket[S, R]], now_s: float
+    ) -> Trigger | None:
+        """Why these are too many for one batch, if they are."""
+        if len(tickets) * key.num_pixels > self._budget.max_pixels:
+            return Trigger.PIXELS
+        if sum(ticket.max_instances for ticket in tickets) > self._budget.max_instances:
+            return Trigger.INSTANCES
+        first_deadline_s = min(ticket.deadline_s for ticket in tickets)
+        if now_s + self._seconds(key, tickets) > first_deadline_s:
+            return Trigger.DEADLINE
+        return None
+
+    def _take(self, plan: _Plan, now_s: float) -> Batch[S, R]:
+        """The planned batch, less what was cancelled by now; from here on nothing can be."""
+        queue = self._queues[plan.key]
+        self._keep(plan.key, queue[plan.num_images :])
+        taken = [
+            ticket
+            for ticket in queue[: plan.num_images]
+            if ticket.result.set_running_or_notify_cancel()
+        ]
+        for ticket in taken:
+            ticket.started_s = now_s
+        return Batch(plan.key, taken, plan.trigger, now_s)
+
+    def _keep(self, key: BatchKey, tickets: list[Ticket[S, R]]) -> None:
+        if tickets:
+            self._queues[key] = tickets
+        else:
+            del self._queues[key]
+
+    def _seconds(
+        self, key: BatchKey, tickets: Sequence[Ticket[S, R]], num_batches: int = 1
+    ) -> float:
+        cost = self._cost_of(key.model_id)
+        num_instances = sum(
+            ticket.max_instances
+            if ticket.are_instances_given
+            else min(ticket.max_instances, cost.instances_per_image)
+            for ticket in tickets
+        )
+        num_images = len(tickets)
+        return cost.seconds(
+            Work(num_images, num_images * key.num_pixels, num_instances, num_batches)
+        )
+
+    def _cost_of(self, model_id: str) -> CostModel:
+        return self._costs.setdefault(model_id, CostModel())

@@ -1,0 +1,287 @@
+"""Between the API and the device side: who comes in, what is loaded, and how it ends.
+
+It is given the device side as `Models`, and knows neither torch nor HTTP.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from model_store.catalogue import ModelCard, find_model
+from model_store.errors import ModelStoreError
+from service.api.backend import Queue
+from service.batching.admission import Admission
+from service.batching.device_thread import BatchReport, DeviceThread
+from service.batching.scheduler import Budget, Scheduler, waited_in_vain
+from service.batching.ticket import BatchKey, Ticket
+from service.datatypes import Prediction, Query, Sample
+from service.errors import DeadlineExceeded, Draining, ModelLoading, ServiceError
+from service.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+FIRST_PRELOAD_BACKOFF_S, MAX_PRELOAD_BACKOFF_S = 1.0, 300.0
+# A model is warm when it has seen one small image.
+WARM_UP_SIDE = 128
+WARM_UP_TIMEOUT_S = 600.0
+LAG_PERIOD_S = 0.1
+# Of a batch's instances, all together: somewhat more than requests may find by default.
+INSTANCES_PER_IMAGE = 32
+
+
+class Models(Protocol):
+    """The device side."""
+
+    def request(self, card: ModelCard, /) -> Future[Any]:
+        """Done when the model is loaded, or could not be; loads it where that is needed."""
+
+    def unload(self, model_id: str, /) -> None:
+        """Gives up a model that is loaded."""
+
+    def predict(
+        self, model_id: str, samples: Sequence[Sample], /
+    ) -> Sequence[Prediction | Exception]:
+        """What a loaded model says of samples of one padded size; on the device's thread alone."""
+
+    def close(self) -> None:
+        """Wait for what is under way, and start nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """How much may wait for the device, how long, and how much of it goes at once."""
+
+    max_batch: int
+    max_queue: int
+    max_delay_ms: int
+    timeout_ms: int
+    # Of the largest image that is common: so many fit into a batch as `max_batch` says.
+    image_pixels: int
+
+
+class Engine:
+    """Takes images to the device and answers back; starts, drains and stops. The event loop's."""
+
+    def __init__(
+        self,
+        models: Models,
+        cards: Callable[[], Mapping[str, ModelCard]],
+        *,
+        preload: Iterable[str],
+        limits: QueueLimits,
+        metrics: Metrics,
+    ) -> None:
+        self._models = models
+        self._cards = cards
+        self._metrics = metrics
+        self._limits = limits
+        self._device = DeviceThread[Sample, Prediction](
+            self._run,
+            Scheduler(_budget(limits), max_delay_s=limits.max_delay_ms / 1000),
+            count_instances=lambda prediction: len(prediction.instances),
+            on_batch=self._measure,
+        )
+        self._admission = Admission(self._device, max_queue=limits.max_queue)
+        self._measured_models = set[str]()
+        # Why the service is not ready, by the model that it waits for.
+        self._awaited = dict.fromkeys(preload, "is being loaded")
+        self.is_draining = False
+        self._is_hurried = False
+        # Of those who wait for a model, so that a hurry ends that.
+        self._load_timeouts = set[asyncio.Timeout]()
+
+    @property
+    def num_accepted(self) -> int:
+        """Requests that were accepted and have not ended."""
+        return self._admission.num_accepted
+
+    def queue(self) -> Queue:
+        """The way of a request to the device."""
+        return Queue(
+            check=self._admission.check,
+            admit=self._admission.admit,
+            prepare=self._prepare,
+            predict=self._predict,
+            wait_s=self._device.wait_s,
+            saturation=self._saturation,
+        )
+
+    def readiness(self) -> tuple[bool, str]:
+        """Whether requests should be sent here, and why not."""
+        if self.is_draining:
+            return False, "draining"
+        is_alive, reason = self.liveness()
+        if is_alive and self._awaited:
+            name, reason = next(iter(self._awaited.items()))
+            return False, f"{name}: {reason}"
+        return is_alive, reason
+
+    def liveness(self) -> tuple[bool, str]:
+        """Whether the device can be used; where not, only another process could."""
+        if self._device.is_alive:
+            return True, "serving"
+        return False, "the device fails again and again"
+
+    @asynccontextmanager
+    async def lifespan(self, _: Any) -> AsyncIterator[None]:
+        """Preloads while the application runs; at its end finishes what was accepted."""
+        tasks = [asyncio.create_task(self._preload(name)) for name in self._awaited]
+        tasks.append(asyncio.create_task(self._watch_event_loop()))
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.to_thread(self._device.stop)
+            await asyncio.to_thread(self._models.close)
+
+    def drain(self) -> None:
+        """Says that no more requests should come; those that come are served. Signal-safe."""
+        self.is_draining = True
+
+    def close(self) -> None:
+        """Refuses new requests; what was accepted is finished."""
+        self.is_draining = self._admission.is_closed = True
+
+    def hurry(self) -> None:
+        """Gives up the requests that wait; those on the device are finished."""
+        self.close()
+        self._is_hurried = True
+        for timeout in self._load_timeouts:
+            if not timeout.expired():
+                timeout.reschedule(asyncio.get_running_loop().time())
+        self._device.refuse_waiting(_shutting_down())
+
+    def abandon(self) -> None:
+        """Gives up all requests, those on the device too."""
+        self.hurry()
+        self._device.abandon(_shutting_down())
+
+    async def _prepare(self, card: ModelCard, deadline_s: float) -> None:
+        load = self._models.request(card)
+        if not load.done():
+            with self._admission.step_aside():
+                await self._wait_for(load, card, deadline_s)
+        load.result()
+        self._admission.check_deadline(card.id, deadline_s - time.monotonic())
+
+    async def _wait_for(self, load: Future[Any], card: ModelCard, deadline_s: float) -> None:
+        try:
+            async with asyncio.timeout(deadline_s - time.monotonic()) as timeout:
+                self._load_timeouts.add(timeout)
+                # Others wait for the same load.
+                await asyncio.shield(asyncio.wrap_future(load))
+        except TimeoutError:
+            if self._is_hurried:
+                raise _shutting_down() from None
+            raise ModelLoading(f"{card.id} is being loaded: try again in a moment.") from None
+        finally:
+            self._load_timeouts.discard(timeout)
+
+    async def _predict(self, card: ModelCard, sample: Sample, deadline_s: float) -> Prediction:
+        if self._is_hurried:
+            raise _shutting_down()
+        ticket = _ticket(card, sample, deadline_s)
+        self._measure_queue_of(card.id)
+        self._device.submit(ticket)
+        try:
+            async with asyncio.timeout(deadline_s - time.monotonic()):
+                prediction = await asyncio.wrap_future(ticket.result)
+        except TimeoutError:
+            if ticket.started_s is None:
+                raise waited_in_vain(self._device.wait_s()) from None
+            raise DeadlineExceeded(
+                "The image was not described in time: send a smaller one, ask for less, or allow "
+                "more with timeout_ms."
+            ) from None
+        finally:
+            if ticket.started_s is None:
+                self._device.withdraw(ticket)
+        queue_s = (ticket.started_s or ticket.queued_s) - ticket.queued_s
+        return replace(prediction, stage_seconds={"queue": queue_s, **prediction.stage_seconds})
+
+    def _run(self, key: BatchKey, samples: Sequence[Sample]) -> Sequence[Prediction | Exception]:
+        return self._models.predict(key.model_id, samples)
+
+    def _measure(self, report: BatchReport[Sample, Prediction]) -> None:
+        """Publishes a batch; on the device's thread."""
+        batch, metrics, model = report.batch, self._metrics, report.batch.key.model_id
+        metrics.batches.labels(model, batch.trigger).inc()
+        metrics.batch_size.labels(model).observe(len(batch.tickets))
+        metrics.device_busy.labels(model).inc(report.seconds)
+        if report.num_splits:
+            metrics.batch_splits.labels(model).inc(report.num_splits)
+        queue_wait = metrics.queue_wait.labels(model)
+        for ticket in batch.tickets:
+            queue_wait.observe(batch.started_s - ticket.queued_s)
+
+    def _measure_queue_of(self, model_id: str) -> None:
+        if model_id not in self._measured_models:
+            self._measured_models.add(model_id)
+            pending = self._metrics.queue_pending.labels(model_id)
+            pending.set_function(lambda: self._device.waiting_by_model()[model_id])
+
+    def _saturation(self) -> float:
+        return max(self._admission.fill, 1000 * self._device.wait_s() / self._limits.timeout_ms)
+
+    async def _watch_event_loop(self) -> None:
+        while True:
+            due_s = time.monotonic() + LAG_PERIOD_S
+            await asyncio.sleep(LAG_PERIOD_S)
+            self._metrics.event_loop_lag.observe(max(time.monotonic() - due_s, 0.0))
+
+    async def _preload(self, name: str) -> None:
+        """Load and warm a model; while it cannot be had, say why and try again."""
+        backoff_s = FIRST_PRELOAD_BACKOFF_S
+        while True:
+            try:
+                await self._warm_up(find_model(self._cards(), name))
+            except (ServiceError, ModelStoreError) as error:
+                self._awaited[name] = str(error)
+                logger.warning(
+                    "preload failed", extra={"fields": {"model": name, "reason": str(error)}}
+                )
+            else:
+                del self._awaited[name]
+                return
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, MAX_PRELOAD_BACKOFF_S)
+
+    async def _warm_up(self, card: ModelCard) -> None:
+        deadline_s = time.monotonic() + WARM_UP_TIMEOUT_S
+        await self._wait_for(self._models.request(card), card, deadline_s)
+        grey = np.full((WARM_UP_SIDE, WARM_UP_SIDE, 3), 128, np.uint8)
+        box = (0.0, 0.0, float(WARM_UP_SIDE), float(WARM_UP_SIDE))
+        query = Query(frozenset(), boxes_xyxy=(box,), class_ids=(0,))
+        await self._predict(card, Sample(grey, (WARM_UP_SIDE, WARM_UP_SIDE), query), deadline_s)
+
+
+def _ticket(card: ModelCard, sample: Sample, deadline_s: float) -> Ticket[Sample, Prediction]:
+    query = sample.query
+    return Ticket(
+        BatchKey(card.id, sample.padded_size_hw),
+        sample,
+        deadline_s,
+        queued_s=time.monotonic(),
+        max_instances=query.max_instances if query.boxes_xyxy is None else len(query.boxes_xyxy),
+        are_instances_given=query.boxes_xyxy is not None,
+    )
+
+
+def _budget(limits: QueueLimits) -> Budget:
+    return Budget(
+        max_images=limits.max_batch,
+        max_pixels=limits.max_batch * limits.image_pixels,
+        max_instances=limits.max_batch * INSTANCES_PER_IMAGE,
+    )
+
+
+def _shutting_down() -> Draining:
+    return Draining("The service is shutting down: ask another replica.")

@@ -1,0 +1,339 @@
+"""Between the API and the device: admission, loads, draining, what is measured on the way."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+
+from model_store.catalogue import load_catalogue
+from model_store.errors import CheckpointUnavailable
+from service import engine as engine_module
+from service.datatypes import Instance, Prediction, Query, Sample
+from service.engine import Engine, QueueLimits
+from service.errors import DeadlineExceeded, Draining, ModelLoading, OutOfMemory, Overloaded
+from service.metrics import Metrics
+
+DEMO = load_catalogue()["demo"]
+OTHER = replace(DEMO, id="other")
+CARDS = {"demo": DEMO, "other": OTHER}
+TIMEOUT_S = 20.0
+
+
+@dataclass
+class Models:
+    """A device side without a device; an image's width is what its answer tells it by."""
+
+    loads: dict[str, Future] = field(default_factory=dict)
+    batches: list[list[int]] = field(default_factory=list)
+    may_compute: threading.Event = field(default_factory=threading.Event)
+    is_computing: threading.Event = field(default_factory=threading.Event)
+    too_wide: int = 10**6
+
+    def __post_init__(self):
+        self.may_compute.set()
+
+    def request(self, card):
+        if card.id not in self.loads:
+            self.loads[card.id] = Future()
+            self.loads[card.id].set_result(None)
+        return self.loads[card.id]
+
+    def predict(self, model_id, samples):
+        self.is_computing.set()
+        assert self.may_compute.wait(TIMEOUT_S)
+        widths = [sample.image_size_hw[1] for sample in samples]
+        self.batches.append(widths)
+        if max(widths) >= self.too_wide:
+            raise OutOfMemory("too wide")
+        return [Prediction(sample.image_size_hw, (INSTANCE,)) for sample in samples]
+
+    def close(self):
+        pass
+
+
+INSTANCE = Instance(0.9, 0, (0, 0, 1, 1), (0, 0, 1, 1))
+
+
+def sample_of(width: int) -> Sample:
+    return Sample(np.zeros((32, 32, 3), np.uint8), (32, width), Query(frozenset()))
+
+
+@dataclass
+class Scene:
+    """An engine at work, and what its surroundings know."""
+
+    engine: Engine
+    models: Models
+    metrics: Metrics
+
+    async def ask(self, width=1, *, card=DEMO, timeout_s=TIMEOUT_S) -> Prediction:
+        """A request's way through the queue, without HTTP."""
+        queue, deadline_s = self.engine.queue(), time.monotonic() + timeout_s
+        queue.check()
+        with queue.admit():
+            await queue.prepare(card, deadline_s)
+            return await queue.predict(card, sample_of(width), deadline_s)
+
+    def value(self, name, **labels) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+LIMITS = QueueLimits(
+    max_batch=4, max_queue=3, max_delay_ms=0, timeout_ms=30_000, image_pixels=10**6
+)
+
+
+@asynccontextmanager
+async def running(*, preload: Sequence[str] = (), models: Models | None = None):
+    models, metrics = models or Models(), Metrics({"version": "test"})
+    engine = Engine(models, lambda: CARDS, preload=preload, limits=LIMITS, metrics=metrics)
+    async with engine.lifespan(None):
+        try:
+            yield Scene(engine, models, metrics)
+        finally:
+            models.may_compute.set()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(TIMEOUT_S):
+        while not condition():  # noqa: ASYNC110 - threads change it, too
+            await asyncio.sleep(0.001)
+
+
+def test_everyone_gets_the_answer_to_his_own_image_with_the_time_in_the_queue():
+    async def scene():
+        async with running() as it:
+            return [await it.ask(width) for width in range(1, 13)]
+
+    answers = asyncio.run(scene())
+    assert [answer.image_size_hw[1] for answer in answers] == list(range(1, 13))
+    assert all(answer.stage_seconds["queue"] >= 0 for answer in answers)
+
+
+def test_a_full_queue_refuses_and_has_room_again_when_requests_end():
+    async def scene():
+        async with running() as it:
+            it.models.may_compute.clear()
+            tasks = [asyncio.create_task(it.ask(1))]
+            await until(it.models.is_computing.is_set)
+            # Those on the device are not in the queue, which has room for three.
+            tasks += [asyncio.create_task(it.ask(width)) for width in (2, 3, 4)]
+            await until(lambda: it.engine.num_accepted == 4)
+            with pytest.raises(Overloaded) as caught:
+                await it.ask(5)
+            assert caught.value.reason == "queue_full"
+            assert it.engine.queue().saturation() == 1
+            assert it.value("densepose_queue_pending", model="demo") == 3
+            it.models.may_compute.set()
+            await asyncio.gather(*tasks)
+            await it.ask(6)
+            assert it.engine.num_accepted == 0
+
+    asyncio.run(scene())
+
+
+def test_a_client_that_leaves_makes_room_at_once_and_costs_the_device_nothing():
+    async def scene():
+        async with running() as it:
+            it.models.may_compute.clear()
+            tasks = [asyncio.create_task(it.ask(1))]
+            await until(it.models.is_computing.is_set)
+            tasks += [asyncio.create_task(it.ask(width)) for width in (2, 3, 4)]
+            await until(lambda: it.value("densepose_queue_pending", model="demo") == 3)
+            tasks[2].cancel()
+            await until(tasks[2].done)
+            assert it.value("densepose_queue_pending", model="demo") == 2
+            it.models.may_compute.set()
+            await asyncio.gather(tasks[0], tasks[1], tasks[3])
+            return it.models.batches
+
+    batches = asyncio.run(scene())
+    assert sorted(width for batch in batches for width in batch) == [1, 2, 4]
+
+
+def test_who_waits_until_the_deadline_is_refused_and_who_is_computed_for_longer_is_told_so():
+    async def scene():
+        async with running() as it:
+            it.models.may_compute.clear()
+            computed = asyncio.create_task(it.ask(1, timeout_s=0.1))
+            await until(it.models.is_computing.is_set)
+            with pytest.raises(Overloaded) as caught:
+                await it.ask(2, timeout_s=0.05)
+            assert caught.value.reason == "expired"
+            with pytest.raises(DeadlineExceeded):
+                await computed
+            it.models.may_compute.set()
+            await it.ask(3)
+            return it.models.batches
+
+    assert asyncio.run(scene()) == [[1], [3]]
+
+
+def test_who_waits_for_a_model_keeps_nobody_from_another():
+    async def scene():
+        async with running() as it:
+            loading = it.models.loads["other"] = Future()
+            waiting = [asyncio.create_task(it.ask(width, card=OTHER)) for width in (1, 2, 3)]
+            await until(lambda: it.engine.num_accepted == 3)
+            await it.ask(4)
+            with pytest.raises(ModelLoading):
+                await it.ask(5, card=OTHER)
+            loading.set_result(None)
+            await asyncio.gather(*waiting)
+
+    asyncio.run(scene())
+
+
+def test_a_model_that_is_not_there_in_time_or_cannot_be_had_is_an_error_of_its_own():
+    async def scene():
+        async with running() as it:
+            it.models.loads["other"] = Future()
+            with pytest.raises(ModelLoading):
+                await it.ask(card=OTHER, timeout_s=0.02)
+            it.models.loads["other"].set_exception(CheckpointUnavailable("offline"))
+            with pytest.raises(CheckpointUnavailable):
+                await it.ask(card=OTHER)
+            assert it.engine.num_accepted == 0
+
+    asyncio.run(scene())
+
+
+def test_a_batch_that_fails_costs_the_culprit_alone_its_answer():
+    async def scene():
+        async with running() as it:
+            for width in range(1, 13):  # so that larger batches are worth a try
+                await it.ask(width)
+            it.models.too_wide = 100
+            it.models.may_compute.clear()
+            it.models.is_computing.clear()
+            tasks = [asyncio.create_task(it.ask(1))]
+            await until(it.models.is_computing.is_set)
+            tasks += [asyncio.create_task(it.ask(width)) for width in (2, 100)]
+            await until(lambda: it.value("densepose_queue_pending", model="demo") == 2)
+            it.models.may_compute.set()
+            return it, await asyncio.gather(*tasks, return_exceptions=True)
+
+    it, (first, second, third) = asyncio.run(scene())
+    assert (first.image_size_hw[1], second.image_size_hw[1]) == (1, 2)
+    assert isinstance(third, OutOfMemory)
+    assert it.models.batches[-3:] == [[2, 100], [2], [100]]
+    assert it.value("densepose_batch_splits_total", model="demo") == 1
+
+
+def test_batches_are_measured():
+    async def scene():
+        async with running() as it:
+            await it.ask(1)
+            await until(lambda: it.value("densepose_queue_wait_seconds_count", model="demo"))
+            return it
+
+    it = asyncio.run(scene())
+    assert it.value("densepose_batches_total", model="demo", trigger="idle") == 1
+    assert it.value("densepose_batch_size_sum", model="demo") == 1
+    assert it.value("densepose_device_busy_seconds_total", model="demo") > 0
+
+
+def test_the_event_loop_s_lag_is_measured():
+    async def scene():
+        async with running() as it:
+            await until(lambda: it.value("densepose_event_loop_lag_seconds_count") >= 1)
+            before_s = it.value("densepose_event_loop_lag_seconds_sum")
+            time.sleep(0.3)  # noqa: ASYNC251 - what must not happen
+            await until(lambda: it.value("densepose_event_loop_lag_seconds_count") >= 2)
+            return it.value("densepose_event_loop_lag_seconds_sum") - before_s
+
+    assert asyncio.run(scene()) > 0.15
+
+
+def test_a_model_is_warm_when_it_has_seen_one_small_image():
+    async def scene():
+        async with running(preload=["demo"]) as it:
+            await until(lambda: it.engine.readiness()[0])
+            return it.models.batches
+
+    assert asyncio.run(scene()) == [[128]]
+
+
+def test_a_model_that_cannot_be_preloaded_keeps_the_service_unready_and_is_tried_again(
+    monkeypatch,
+):
+    monkeypatch.setattr(engine_module, "FIRST_PRELOAD_BACKOFF_S", 0.001)
+    models = Models()
+    models.loads["demo"] = Future()
+    models.loads["demo"].set_exception(CheckpointUnavailable("pull it on another machine"))
+
+    async def scene():
+        async with running(preload=["demo"], models=models) as it:
+            assert it.engine.readiness() == (False, "demo: is being loaded")
+            await until(lambda: "another machine" in it.engine.readiness()[1])
+            assert it.engine.liveness() == (True, "serving")
+            await it.ask(card=OTHER)
+            del models.loads["demo"]
+            await until(lambda: it.engine.readiness()[0])
+
+    asyncio.run(scene())
+
+
+def test_a_draining_service_is_not_ready_but_serves_until_it_is_closed():
+    async def scene():
+        async with running() as it:
+            assert it.engine.readiness() == (True, "serving")
+            it.models.may_compute.clear()
+            accepted = asyncio.create_task(it.ask(1))
+            await until(it.models.is_computing.is_set)
+            it.engine.drain()
+            assert it.engine.readiness() == (False, "draining")
+            assert it.engine.liveness()[0]
+            late = asyncio.create_task(it.ask(2))
+            await until(lambda: it.engine.num_accepted == 2)
+            it.engine.close()
+            with pytest.raises(Draining):
+                await it.ask(3)
+            it.models.may_compute.set()
+            await asyncio.gather(accepted, late)
+            assert it.engine.num_accepted == 0
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("is_everyone_told", [False, True])
+def test_in_a_hurry_those_who_wait_are_told_and_at_the_limit_everyone(is_everyone_told):
+    async def scene():
+        async with running() as it:
+            it.models.may_compute.clear()
+            computed = asyncio.create_task(it.ask(1))
+            await until(it.models.is_computing.is_set)
+            waiting = asyncio.create_task(it.ask(2))
+            await until(lambda: it.engine.num_accepted == 2)
+            if is_everyone_told:
+                it.engine.abandon()
+                with pytest.raises(Draining):
+                    await computed
+            else:
+                it.engine.hurry()
+            with pytest.raises(Draining):
+                await waiting
+            it.models.may_compute.set()
+            if not is_everyone_told:
+                await computed
+
+    asyncio.run(scene())
+
+
+def test_in_a_hurry_those_who_wait_for_a_model_are_told_too():
+    async def scene():
+        async with running() as it:
+            it.models.loads["other"] = Future()
+            waiting = asyncio.create_task(it.ask(card=OTHER))
+            await until(lambda: it.engine.num_accepted == 1)
+            it.engine.hurry()
+            with pytest.raises(Draining):
+                await waiting
+
+    asyncio.run(scene())
