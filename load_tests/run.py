@@ -34,6 +34,7 @@ def main() -> int:
             core=server_core,
             max_batch=chosen.max_batch,
             device=StandIn(chosen.batch_ms, chosen.image_ms),
+            short_side=chosen.short_side,
         )
         for name in chosen.scenario or SCENARIOS:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -50,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     described = "; ".join(f"{name}: {run.__doc__}" for name, run in SCENARIOS.items())
+    # argparse fills in what follows a per cent sign.
+    described = described.replace("%", "%%")
     parser.add_argument(
         "scenario", nargs="*", choices=[*SCENARIOS, []], metavar="SCENARIO", help=described
     )
@@ -57,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-batch", type=int, default=8)
     parser.add_argument("--batch-ms", type=float, default=20.0)
     parser.add_argument("--image-ms", type=float, default=5.0)
+    parser.add_argument("--short-side", type=int, default=480, help="what images are resized to")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the reports")
     return parser
 

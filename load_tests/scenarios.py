@@ -42,6 +42,8 @@ class Course:
     core: int | None = None
     max_batch: int = 8
     device: StandIn = field(default_factory=StandIn)
+    # Of the photos' size by default: what resizing costs depends on the model.
+    short_side: int = 480
 
     @contextmanager
     def server(self, **settings: str) -> Iterator[Server]:
@@ -49,6 +51,7 @@ class Course:
         command = ["-m", "load_tests.stand_in"]
         command += ["--batch-ms", str(self.device.batch_ms)]
         command += ["--image-ms", str(self.device.image_ms)]
+        command += ["--short-side", str(self.short_side)]
         chosen = {"DEFAULT_MODEL": "demo", "LOG_LEVEL": "info", "MAX_BATCH": str(self.max_batch)}
         with running_server({**chosen, **settings}, self.log, command, core=self.core) as server:
             yield server

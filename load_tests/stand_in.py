@@ -1,6 +1,6 @@
 """A real server around a device that only takes its time: what is left is what we add to it.
 
-    python -m load_tests.stand_in [--batch-ms 20] [--image-ms 5]
+    python -m load_tests.stand_in [--batch-ms 20] [--image-ms 5] [--short-side 480]
 
 Everything but the device side is the service's own; settings are `DENSEPOSE_*` variables.
 """
@@ -74,11 +74,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch-ms", type=float, default=20.0)
     parser.add_argument("--image-ms", type=float, default=5.0)
+    parser.add_argument("--short-side", type=int, default=480, help="what images are resized to")
     chosen = parser.parse_args()
     keep_freed_memory()
     settings = read_settings()
     configure_logging(level=settings.log_level, log_format=settings.log_format)
-    cards: Mapping[str, ModelCard] = {"demo": load_catalogue()["demo"]}
+    sides = {"short_side": chosen.short_side, "long_side": 5 * chosen.short_side // 3}
+    cards: Mapping[str, ModelCard] = {"demo": replace(load_catalogue()["demo"], **sides)}
     service = assemble(
         settings,
         StandIn(chosen.batch_ms, chosen.image_ms),

@@ -13,6 +13,7 @@ import torch
 from model_store.catalogue import load_catalogue
 from model_store.errors import ModelStoreError
 from model_store.store import ModelStore
+from service.allocator import keep_freed_memory
 from service.api.errors import PROBLEM_OF
 from service.app import build_service
 from service.bench import image_files, run_bench
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(_: argparse.Namespace, settings: Settings) -> None:
+    keep_freed_memory()
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     logger.info("settings", extra={"fields": settings.public()})
     for name in unknown_variables(os.environ):
