@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-SUCCESS = "200"
+SUCCESS, REFUSED = "200", "429 overloaded"
 # The request was sent, and no answer came; or there was nobody to send it to.
 LOST, NOT_CONNECTED, HUNG_UP = "lost", "not_connected", "hung_up"
 PERCENTILES = (50, 90, 95, 99, 100)
@@ -54,6 +54,30 @@ class Report:
             lines.append(f"  {outcome:28}{count:>8}{times}")
         lines += [f"  {name}: {value:.4g}" for name, value in self.notes.items()]
         return "\n".join(lines)
+
+
+def as_table(reports: Iterable[Report]) -> str:
+    """The reports as a table for the README."""
+    rows = [
+        "| scenario | offered/s | answered/s | p50 ms | p99 ms | refused | refusal p99 ms | lost |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for report in reports:
+        nothing = dict.fromkeys((f"p{share}" for share in PERCENTILES), math.nan)
+        answered = report.latency_ms.get(SUCCESS, nothing)
+        refused = report.latency_ms.get(REFUSED, nothing)
+        cells = [
+            report.scenario,
+            f"{report.offered_per_s:.0f}",
+            f"{report.answered_per_s:.1f}",
+            f"{answered['p50']:.1f}",
+            f"{answered['p99']:.1f}",
+            str(report.outcomes.get(REFUSED, 0)),
+            f"{refused['p99']:.1f}",
+            str(report.lost),
+        ]
+        rows.append(f"| {' | '.join(cells)} |".replace("nan", "-"))
+    return "\n".join(rows)
 
 
 def summarize(

@@ -1,8 +1,9 @@
 """Puts a real server on this machine under load, and reports what became of the requests.
 
-    python -m load_tests.run SCENARIO... [--seconds 10] [--json FILE]
+    python -m load_tests.run [SCENARIO...] [--seconds 10] [--json FILE] [--table]
 
-The device is a stand-in that takes 20 ms and 5 ms per image. Server and generator get a core each.
+Without a name all scenarios are run. The device is a stand-in that takes 20 ms and 5 ms per image;
+server and generator get a core each.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import uvloop
 
-from load_tests.report import Report
+from load_tests.report import Report, as_table
 from load_tests.scenarios import SCENARIOS, Course, free_cores
 from load_tests.stand_in import StandIn
 
@@ -41,6 +42,8 @@ def main() -> int:
                 made = runner.run(SCENARIOS[name](course))
             reports += made
             print("\n".join(report.as_text() for report in made), flush=True)
+    if chosen.table:
+        print(as_table(reports))
     if chosen.json is not None:
         chosen.json.write_text(json.dumps([report.as_json() for report in reports], indent=1))
     return 1 if any(report.lost for report in reports) else 0
@@ -61,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-ms", type=float, default=20.0)
     parser.add_argument("--image-ms", type=float, default=5.0)
     parser.add_argument("--short-side", type=int, default=480, help="what images are resized to")
+    parser.add_argument("--table", action="store_true", help="all of them once more, as Markdown")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the reports")
     return parser
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from load_tests.connections import Pool, RequestLost
 from load_tests.generator import Generator, Load, ask_in_turn, get, jpeg, post
-from load_tests.report import SUCCESS, Ending, Report, percentile, summarize
+from load_tests.report import REFUSED, SUCCESS, Ending, Report, percentile, summarize
 from load_tests.server import Server, running_server
 from load_tests.stand_in import StandIn
 from service.datatypes import Query, Sample
@@ -26,7 +26,6 @@ SHAPES = tuple(
     post(PATH, jpeg(width, height, width * height // 5))
     for width, height in ((640, 480), (480, 640), (640, 427), (500, 375), (333, 500), (1280, 720))
 )
-REFUSED = "429 overloaded"
 PROBE_PERIOD_S = 0.2
 NUM_IN_TURN = 200
 

@@ -1,5 +1,7 @@
 """Puts the service together: the only module that knows both the HTTP side and the device side."""
 
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 
 import torch
@@ -9,7 +11,8 @@ from model_store.errors import CheckpointUnavailable
 from model_store.store import ModelStore
 from service.api.backend import ModelStatus
 from service.assembly import Service, assemble
-from service.errors import Draining
+from service.datatypes import Prediction, Sample
+from service.errors import AnswerTooLarge, Draining
 from service.inference.loading import DTYPES, build_predictor, find_device
 from service.inference.resident import LoadedModel, ResidentModels
 from service.settings import Settings
@@ -25,8 +28,9 @@ class ServedModels:
         self._store = ModelStore(
             settings.model_store, load_catalogue(settings.zoo_url), is_offline=settings.offline
         )
-        self.is_closing = False
-        self.resident = ResidentModels(self._load, is_stored=self._is_stored, fetch=self._fetch)
+        self._as_set = {card.id: self._with_sides(card) for card in self._store.cards.values()}
+        self._is_closing = False
+        self._resident = ResidentModels(self._load, is_stored=self._is_stored, fetch=self._fetch)
 
     def cards(self) -> dict[str, ModelCard]:
         """All of them, by id."""
@@ -35,12 +39,13 @@ class ServedModels:
         if settings.models is not None:
             served = [find_model(cards, name).id for name in settings.models]
             cards = {model_id: cards[model_id] for model_id in served}
-        return {model_id: self._as_set(card) for model_id, card in cards.items()}
+        # An operator's own model, which may come at any time, has its own sides.
+        return {model_id: self._as_set.get(model_id, card) for model_id, card in cards.items()}
 
     def status_of(self, card: ModelCard) -> ModelStatus:
         """Where a model is, and what it takes there."""
         stored = self._store.state(card)
-        load = self.resident.find(card.id)
+        load = self._resident.find(card.id)
         if load is None or stored.state == "downloading":
             return ModelStatus(stored.state, stored.num_bytes)
         if not load.done():
@@ -50,7 +55,26 @@ class ServedModels:
         unused_arrays = load.result().unused_arrays
         return ModelStatus("ready", stored.num_bytes, unused_arrays=unused_arrays)
 
-    def _as_set(self, card: ModelCard) -> ModelCard:
+    def request(self, card: ModelCard, /) -> Future[LoadedModel]:
+        """Done when the model is loaded, or could not be; loads it where that is needed."""
+        return self._resident.request(card)
+
+    def unload(self, model_id: str, /) -> None:
+        """Gives up a model that is loaded."""
+        self._resident.unload(model_id)
+
+    def predict(
+        self, model_id: str, samples: Sequence[Sample], /
+    ) -> list[Prediction | AnswerTooLarge]:
+        """What a loaded model says of samples of one padded size; on the device's thread alone."""
+        return self._resident.predict(model_id, samples)
+
+    def close(self) -> None:
+        """Ends downloads, waits for a load under way, and starts nothing else."""
+        self._is_closing = True
+        self._resident.close()
+
+    def _with_sides(self, card: ModelCard) -> ModelCard:
         """The card with the operator's sides, unless the model was made for its own."""
         if card.url is None:
             return card
@@ -77,7 +101,7 @@ class ServedModels:
         self._store.pull(card, self._stop_when_closing)
 
     def _stop_when_closing(self, _num_bytes: int, _total: int | None) -> None:
-        if self.is_closing:
+        if self._is_closing:
             raise Draining("The service is shutting down: ask another replica.")
 
     def _load(self, card: ModelCard) -> LoadedModel:
@@ -93,4 +117,4 @@ def build_service(settings: Settings) -> Service:
     """
     models = ServedModels(settings)
     build_info = {"torch": torch.__version__, "cuda": torch.version.cuda or "none"}
-    return assemble(settings, models.resident, models.cards, models.status_of, build_info)
+    return assemble(settings, models, models.cards, models.status_of, build_info)

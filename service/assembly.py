@@ -16,6 +16,9 @@ from service.engine import Engine, Models, QueueLimits
 from service.metrics import Metrics
 from service.settings import Settings
 
+# Of each pool: more would keep up with any device, and hold more decoded pictures at a time.
+MAX_THREADS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -47,7 +50,7 @@ def assemble(
         ),
         metrics=metrics,
     )
-    num_cores = _num_cores()
+    num_threads = min(_num_cores(), MAX_THREADS)
     application = create_application(
         backend=Backend(
             cards=cards,
@@ -71,8 +74,8 @@ def assemble(
         metrics=metrics,
         admin_key_sha256=settings.admin_key,
         threads=Threads(
-            decoders=ThreadPoolExecutor(num_cores, thread_name_prefix="decoder"),
-            encoders=ThreadPoolExecutor(num_cores, thread_name_prefix="encoder"),
+            decoders=ThreadPoolExecutor(num_threads, thread_name_prefix="decoder"),
+            encoders=ThreadPoolExecutor(num_threads, thread_name_prefix="encoder"),
         ),
         lifespan=engine.lifespan,
     )

@@ -79,9 +79,6 @@ def run_server(
     shutdown_timeout_ms: int,
 ) -> None:
     """Serves until a signal ends it: SIGTERM, or SIGINT, which is not followed by a delay."""
-    # What was imported stays: collecting it again and again would stop everything for 50 ms.
-    gc.collect()
-    gc.freeze()
     config = uvicorn.Config(
         application,
         host=host,
@@ -92,12 +89,20 @@ def run_server(
         # Of connections; by then every accepted request has ended.
         timeout_graceful_shutdown=-(-shutdown_timeout_ms // 1000),
     )
-    Server(
+    server = Server(
         config,
         engine,
         drain_delay_s=drain_delay_ms / 1000,
         limit_s=shutdown_timeout_ms / 1000,
-    ).run()
+    )
+    # What was imported stays: to look through it again and again would stop everything for 50 ms.
+    gc.collect()
+    gc.freeze()
+    try:
+        server.run()
+    finally:
+        # Libraries complain at the end of what they find still there.
+        gc.unfreeze()
 
 
 def _end_process() -> None:

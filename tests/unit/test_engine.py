@@ -14,9 +14,17 @@ import pytest
 from model_store.catalogue import load_catalogue
 from model_store.errors import CheckpointUnavailable
 from service import engine as engine_module
+from service.batching.device_thread import MAX_RESTARTS
 from service.datatypes import Instance, Prediction, Query, Sample
 from service.engine import Engine, QueueLimits
-from service.errors import DeadlineExceeded, Draining, ModelLoading, OutOfMemory, Overloaded
+from service.errors import (
+    DeadlineExceeded,
+    Draining,
+    ModelLoading,
+    OutOfMemory,
+    Overloaded,
+    Unhealthy,
+)
 from service.metrics import Metrics
 
 DEMO = load_catalogue()["demo"]
@@ -224,6 +232,25 @@ def test_a_batch_that_fails_costs_the_culprit_alone_its_answer():
     assert isinstance(third, OutOfMemory)
     assert it.models.batches[-3:] == [[2, 100], [2], [100]]
     assert it.value("densepose_batch_splits_total", model="demo") == 1
+
+
+def test_a_device_that_dies_again_and_again_is_not_alive(monkeypatch):
+    async def scene():
+        async with running() as it:
+            monkeypatch.setattr(it.models, "predict", die)
+            for _ in range(MAX_RESTARTS + 1):
+                assert it.engine.liveness() == (True, "serving")
+                with pytest.raises(Unhealthy):
+                    await it.ask()
+            assert not it.engine.liveness()[0]
+            assert not it.engine.readiness()[0]
+            with pytest.raises(Unhealthy):
+                it.engine.queue().check()
+
+    def die(model_id, samples):
+        raise SystemExit("the device is gone")
+
+    asyncio.run(scene())
 
 
 def test_batches_are_measured():

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from load_tests.report import LOST, Ending, percentile, summarize
+from load_tests.report import LOST, Ending, as_table, percentile, summarize
 
 ENDINGS = [
     Ending(0.5, 0.6, "200"),  # before anything is measured
@@ -33,6 +33,13 @@ def test_latency_counts_from_when_a_request_was_due():
 @pytest.mark.parametrize(("share", "value"), [(0, 1), (1, 1), (50, 50), (99, 99), (100, 100)])
 def test_a_percentile_is_one_of_the_values(share, value):
     assert percentile(range(100, 0, -1), share) == value
+
+
+def test_reports_make_a_table_with_dashes_where_there_is_nothing():
+    report = summarize("test", ENDINGS, begin_s=1.0, end_s=3.0)
+    row = as_table([report, summarize("empty", [], begin_s=0.0, end_s=1.0)]).splitlines()
+    assert row[2] == "| test | 2 | 1.0 | 300.0 | 300.0 | 1 | 1.0 | 1 |"
+    assert row[3] == "| empty | 0 | 0.0 | - | - | 0 | - | 0 |"
 
 
 def test_a_report_is_text_and_json():
