@@ -95,21 +95,6 @@ class ModelStore:
         is_arriving = num_bytes > 0 and is_locked(self._lock_path(card.id))
         return StoredState("downloading" if is_arriving else "absent", num_bytes)
 
-    def is_stored(self, card: ModelCard) -> bool:
-        """Whether the checkpoint is on disk."""
-        return self._files(card).checkpoint.is_file()
-
-    def checkpoint_path(self, card: ModelCard) -> Path:
-        """The file to read this model's arrays from.
-
-        Raises:
-            CheckpointUnavailable: it is not on disk.
-        """
-        files = self._files(card)
-        if not files.checkpoint.is_file():
-            raise absence(files, is_offline=self._is_offline)
-        return files.checkpoint
-
     def load_arrays(self, card: ModelCard) -> dict[str, NDArray[np.float32]]:
         """A stored model's arrays, verified, and mapped from the file where they were converted.
 
