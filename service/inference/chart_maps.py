@@ -1,10 +1,12 @@
 """The maps of chart models, painted on the device for all instances together.
 
 The pixels of all regions are worked on in tiles of one size: neither the number of operators in a
-tile nor the working memory depends on how many instances there are or how large they are.
+tile nor the working memory depends on how many instances there are or how large they are. The
+coarse labels tell which pixels are body; only of these anything else is worked out.
 
 Shape letters: R instances, S = side of the head's output, N = R S S cells, K = 25 labels,
-C = 2 or 15 coarse labels, P = pixels of all regions, T = pixels of one tile, F confidence fields.
+C = 2 or 15 coarse labels, P = pixels of all regions, T = pixels of one tile, B those that are
+body, F confidence fields.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from service.datatypes import Output
-from service.inference.map_buffer import Chunk, MapBuffer, MapLayout
+from service.inference.argmax import argmax_of_rows
+from service.inference.map_buffer import Chunk, MapBuffer, MapLayout, spread
 from service.inference.regions import Tile, as_table, tiles
+from service.network.kernels import has_kernels
 from service.network.predictors import HeadOutput
 
 # The least variance of U and V. densepose/config.py: UV_CONFIDENCE.EPSILON
@@ -72,29 +76,43 @@ class ChartMaps:
 
     def paint(self, raw: HeadOutput, chunk: Chunk, maps: MapBuffer) -> None:
         """Fill the chunk's part of the maps from the head's outputs."""
+        # Confidences need the range of each instance first, which takes several kernels anyway.
+        if has_kernels(raw.values_RCSS) and Output.CONFIDENCE not in maps:
+            from service.inference.chart_kernel import paint_charts  # noqa: PLC0415
+
+            paint_charts(raw, chunk, maps)
+            return
         _ChartPainter(raw, self._confidence_fields).paint(chunk, maps)
 
 
 @dataclass(frozen=True, slots=True)
-class _Pixels:
-    """What the head says of the pixels of one tile; `label_T` is 0 off the body."""
+class _Body:
+    """What the head says of those of a tile's pixels that are body, and no others.
 
-    coarse_TC: Tensor
-    label_T: Tensor
+    `pixel_B` is their place in the tile. Where the labels are asked for, `label_B` is one of the
+    24 parts or, where the coarse and the fine labels disagree, 0.
+    """
+
+    pixel_B: Tensor
+    label_B: Tensor
     values: Mapping[str, Tensor]
 
 
 class _ChartPainter:
-    """The head's outputs of one chunk, as a table to look up."""
+    """The head's outputs of one chunk, as tables to look up."""
 
     def __init__(self, raw: HeadOutput, confidence_fields: Sequence[str]) -> None:
         self._raw = raw
         self._confidence_fields = confidence_fields
-        self._num_coarse, self._side = raw["coarse_segm"].shape[1:3]
+        self._side = raw.values_RCSS.shape[2]
         self._table = as_table(raw.values_RCSS)
-        last = "fine_segm" if "fine_segm" in raw else "coarse_segm"
-        # Of its own, as embedding_bag would copy the slice for every tile.
-        self._segmentation = self._table[:, : raw.channels[last].stop].contiguous()
+        self._entries = self._table.view(-1, 1)
+        # Of their own, as embedding_bag would copy the slice for every tile.
+        self._coarse = self._columns("coarse_segm")
+        self._fine = self._columns("fine_segm") if "fine_segm" in raw else None
+
+    def _columns(self, field: str) -> Tensor:
+        return self._table[:, self._raw.channels[field]].contiguous()
 
     def paint(self, chunk: Chunk, maps: MapBuffer) -> None:
         def all_tiles() -> Iterator[Tile]:
@@ -108,80 +126,84 @@ class _ChartPainter:
             fields += self._confidence_fields
         for tile in all_tiles():
             here = chunk.place(tile.pixels)
-            pixels = self._read(tile, fields)
-            self._write(maps, here, pixels)
+            coarse_TC = tile.spots.sample(self._coarse)
+            if Output.COARSE in maps:
+                maps[Output.COARSE][here] = argmax_of_rows(coarse_TC).to(torch.uint8)
+            if self._fine is None:
+                continue
+            body = self._read(tile, coarse_TC, self._fine, fields)
+            self._write(maps, here, body)
             if ranges_2RF is not None:
-                low_TF, high_TF = ranges_2RF[:, tile.region_T].unbind()
-                share_TF = (self._confidences(pixels) - low_TF) / (high_TF - low_TF)
-                quantized_TF = (share_TF.nan_to_num() * QUANTIZED_MAX).round()
-                quantized_TF *= (pixels.label_T > 0)[:, None]
-                maps[Output.CONFIDENCE][:, here] = quantized_TF.T.to(torch.int32)
+                low_BF, high_BF = ranges_2RF[:, tile.regions_of(body.pixel_B)].unbind()
+                share_BF = (self._confidences(body) - low_BF) / (high_BF - low_BF)
+                quantized_BF = (share_BF.nan_to_num() * QUANTIZED_MAX).round()
+                quantized_BF *= (body.label_B > 0)[:, None]
+                quantized_FB = quantized_BF.T.int().to(torch.uint16).contiguous()
+                spread(quantized_FB, body.pixel_B, maps[Output.CONFIDENCE][:, here], dim=1)
 
-    def _read(self, tile: Tile, fields: Sequence[str]) -> _Pixels:
-        segmentation_TC = tile.sample(self._segmentation)
-        coarse_TC, fine_TK = segmentation_TC.tensor_split([self._num_coarse], dim=1)
+    def _read(self, tile: Tile, coarse_TC: Tensor, fine: Tensor, fields: Sequence[str]) -> _Body:
         is_body_T = coarse_TC[:, 1:].amax(dim=1) > coarse_TC[:, 0]
-        # Where only the coarse labels are asked for, nothing is known of the fine ones.
-        label_T = fine_TK.argmax(dim=1) * is_body_T if fine_TK.shape[1] else is_body_T
+        pixel_B = torch.nonzero(is_body_T)[:, 0]
+        spots = tile.spots.at(pixel_B)
+        label_B = argmax_of_rows(spots.sample(fine)).int()
         # Of one number, in the channel that stands for the label.
-        entries_N1 = self._table.view(-1, 1)
-        cells_T4 = tile.cells_T4 * self._table.shape[1]
-        labelled_T4 = cells_T4 + label_T[:, None]
+        cells_B4 = spots.cells_P4 * self._table.shape[1]
+        labelled_B4 = cells_B4 + label_B[:, None]
         values = {
-            field: tile.sample(
-                entries_N1,
-                (cells_T4 if field in PER_CELL else labelled_T4) + self._raw.channels[field].start,
+            field: spots.sample(
+                self._entries[self._raw.channels[field].start :],
+                cells_B4 if field in PER_CELL else labelled_B4,
             )[:, 0]
             for field in fields
         }
-        return _Pixels(coarse_TC, label_T, values)
+        return _Body(pixel_B, label_B, values)
 
     @staticmethod
-    def _write(maps: MapBuffer, here: slice, pixels: _Pixels) -> None:
-        is_body_T = pixels.label_T > 0
-        if Output.COARSE in maps:
-            maps[Output.COARSE][here] = pixels.coarse_TC.argmax(dim=1).to(torch.uint8)
+    def _write(maps: MapBuffer, here: slice, body: _Body) -> None:
+        is_part_B = body.label_B > 0
         if Output.LABELS in maps:
-            maps[Output.LABELS][here] = pixels.label_T.to(torch.uint8)
+            spread(body.label_B.to(torch.uint8), body.pixel_B, maps[Output.LABELS][here])
         if Output.MASK in maps:
-            maps[Output.MASK][here] = is_body_T.to(torch.uint8) * 255
+            spread(is_part_B.to(torch.uint8) * 255, body.pixel_B, maps[Output.MASK][here])
         if Output.UV in maps:
-            uv_2T = torch.stack((pixels.values["u"], pixels.values["v"]))
-            maps[Output.UV][:, here] = uv_2T.clamp(0, 1) * is_body_T
+            uv_2B = torch.stack((body.values["u"], body.values["v"])).clamp(0, 1) * is_part_B
+            spread(uv_2B, body.pixel_B, maps[Output.UV][:, here], dim=1)
         for output, scale in ((Output.IUV, 255), (Output.IUV16, QUANTIZED_MAX)):
             if output in maps:
-                uv_T2 = torch.stack((pixels.values["u"], pixels.values["v"]), dim=1)
-                uv_T2 = (uv_T2 * scale).clamp(0, scale) * is_body_T[:, None]
+                uv_B2 = torch.stack((body.values["u"], body.values["v"]), dim=1)
+                uv_B2 = (uv_B2 * scale).clamp(0, scale) * is_part_B[:, None]
                 if output is Output.IUV16:
-                    uv_T2 = uv_T2.round()
-                maps[output][here, 0] = pixels.label_T.to(torch.uint8)
+                    uv_B2 = uv_B2.round()
                 # By way of int32, as uint16 cannot be made from floats on every device.
-                maps[output][here, 1:] = uv_T2.to(torch.int32)
+                iuv_B3 = torch.cat((body.label_B[:, None], uv_B2.int()), dim=1)
+                spread(iuv_B3.to(maps[output].dtype), body.pixel_B, maps[output][here])
 
-    def _confidences(self, pixels: _Pixels) -> Tensor:
-        """The confidence maps [T, F], in the order of `confidence_names`."""
-        values = dict(pixels.values)
+    def _confidences(self, body: _Body) -> Tensor:
+        """The confidence maps [B, F], in the order of `confidence_names`."""
+        values = dict(body.values)
         if "sigma_2" in self._confidence_fields:
-            variance_T = F.softplus(values["sigma_2"]) + MIN_VARIANCE
+            variance_B = F.softplus(values["sigma_2"]) + MIN_VARIANCE
             for axis in ("u", "v"):
                 kappa = values.get(f"kappa_{axis}")
-                total_T = variance_T if kappa is None else variance_T + kappa**2
-                values[f"{axis}_std"] = total_T.sqrt()
+                total_B = variance_B if kappa is None else variance_B + kappa**2
+                values[f"{axis}_std"] = total_B.sqrt()
         return torch.stack([values[name] for name in confidence_names(self._confidence_fields)], 1)
 
     def _confidence_ranges(self, all_tiles: Iterator[Tile], num_regions: int) -> Tensor:
         """The least and the greatest value [2, R, F] on each instance's body."""
+        assert self._fine is not None
         num_names = len(confidence_names(self._confidence_fields))
         shape = (num_regions, num_names)
         low_RF = torch.full(shape, torch.inf, device=self._table.device)
         high_RF = torch.full(shape, -torch.inf, device=self._table.device)
         for tile in all_tiles:
-            pixels = self._read(tile, self._confidence_fields)
-            values_TF = self._confidences(pixels)
-            is_off_T1 = (pixels.label_T == 0)[:, None]
-            index_TF = tile.region_T[:, None].expand_as(values_TF)
-            low_RF.scatter_reduce_(0, index_TF, values_TF.masked_fill(is_off_T1, torch.inf), "amin")
+            coarse_TC = tile.spots.sample(self._coarse)
+            body = self._read(tile, coarse_TC, self._fine, self._confidence_fields)
+            values_BF = self._confidences(body)
+            is_off_B1 = (body.label_B == 0)[:, None]
+            index_BF = tile.regions_of(body.pixel_B)[:, None].expand_as(values_BF)
+            low_RF.scatter_reduce_(0, index_BF, values_BF.masked_fill(is_off_B1, torch.inf), "amin")
             high_RF.scatter_reduce_(
-                0, index_TF, values_TF.masked_fill(is_off_T1, -torch.inf), "amax"
+                0, index_BF, values_BF.masked_fill(is_off_B1, -torch.inf), "amax"
             )
         return torch.stack((low_RF, high_RF))

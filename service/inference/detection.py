@@ -1,24 +1,31 @@
 """Which boxes of a batch are to be described: the detector's, or the client's own.
 
-Shape letters: B boxes of one image, R boxes of all images.
+Shape letters: N images, B boxes of one image, D rows for each image that the detector sees.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from service.datatypes import BoxXYXY, RegionXYWH, Sample, SizeHW, region_of
-from service.network.boxes import clip
+from service.inference.transfer import to_device, to_host
+from service.network.box_head import NO_SCORE
+from service.network.boxes import are_boxes, clip
 from service.network.rcnn import DensePoseRCNN
+
+# The rows of `DensePoseRCNN.detect` for the images of these indices, on the host.
+Detect: TypeAlias = Callable[[Sequence[int]], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The boxes of one image: in the network's input's pixels on the device, the rest on the host.
+    """The boxes of one image, all on the host.
 
-    `boxes_xyxy` are in the client's image's pixels.
+    `network_boxes_B4` are float32 in the network's input's pixels, `boxes_xyxy` in those of the
+    client's image.
     """
 
     network_boxes_B4: Tensor
@@ -35,40 +42,62 @@ class Found:
 def find_boxes(
     network: DensePoseRCNN, pyramid: list[Tensor], samples: Sequence[Sample]
 ) -> list[Found]:
-    """The boxes of each image; the detector sees only those images that need it."""
-    device = pyramid[0].device
+    """The boxes of each image; the detector sees only those images that need it.
+
+    The one time that the host waits before boxes are described.
+    """
+
+    def detect(searched: Sequence[int]) -> Tensor:
+        levels = pyramid
+        if len(searched) < len(samples):
+            levels = [level[list(searched)] for level in pyramid]
+        sizes_N2, min_scores_N = detector_inputs([samples[index] for index in searched])
+        device = pyramid[0].device
+        return to_host(
+            network.detect(levels, to_device(sizes_N2, device), to_device(min_scores_N, device))
+        )
+
+    return read_boxes(samples, detect)
+
+
+def detector_inputs(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    """The sizes [N, 2] of the pictures that the network sees, and the least scores [N]; float32."""
+    sizes = [sample.pixels_hw3.shape[:2] for sample in samples]
+    scores = [sample.query.min_score for sample in samples]
+    return torch.tensor(sizes, dtype=torch.float32), torch.tensor(scores, dtype=torch.float32)
+
+
+def read_boxes(samples: Sequence[Sample], detect: Detect) -> list[Found]:
+    """The boxes of each image: given, or detected where none are; then grown as the query says."""
+    searched = [i for i, sample in enumerate(samples) if sample.query.boxes_xyxy is None]
     found = {
-        index: _given(sample, device)
+        index: _given(sample)
         for index, sample in enumerate(samples)
         if sample.query.boxes_xyxy is not None
     }
-    searched = [index for index in range(len(samples)) if index not in found]
     if searched:
-        if found:
-            pyramid = [level[searched] for level in pyramid]
-        found |= zip(
-            searched, _detect(network, pyramid, [samples[i] for i in searched]), strict=True
-        )
-    return [_expand(found[index], sample, device) for index, sample in enumerate(samples)]
+        for index, rows_D6 in zip(searched, detect(searched), strict=True):
+            found[index] = _detected(rows_D6, samples[index])
+    return [_expand(found[index], sample) for index, sample in enumerate(samples)]
 
 
-def _given(sample: Sample, device: torch.device) -> Found:
+def _given(sample: Sample) -> Found:
     boxes = list(sample.query.boxes_xyxy or ())
     return Found(
-        _to_network(boxes, sample, device),
+        _to_network(boxes, sample),
         boxes,
         [1.0] * len(boxes),
         list(sample.query.class_ids),
     )
 
 
-def _expand(found: Found, sample: Sample, device: torch.device) -> Found:
+def _expand(found: Found, sample: Sample) -> Found:
     """The same with boxes that grew around their centres by the share that the query names."""
     share = sample.query.box_expand
     if not share:
         return found
     boxes = [_grow(box, share, sample.image_size_hw) for box in found.boxes_xyxy]
-    return replace(found, network_boxes_B4=_to_network(boxes, sample, device), boxes_xyxy=boxes)
+    return replace(found, network_boxes_B4=_to_network(boxes, sample), boxes_xyxy=boxes)
 
 
 def _grow(box_xyxy: BoxXYXY, share: float, image_size_hw: SizeHW) -> BoxXYXY:
@@ -83,51 +112,26 @@ def _grow(box_xyxy: BoxXYXY, share: float, image_size_hw: SizeHW) -> BoxXYXY:
     )
 
 
-def _to_network(boxes: Sequence[BoxXYXY], sample: Sample, device: torch.device) -> Tensor:
+def _to_network(boxes: Sequence[BoxXYXY], sample: Sample) -> Tensor:
     """Boxes in the image's pixels as float32 [B, 4] in those of the network's input."""
     scale_4 = 1 / torch.tensor(_to_image_scale(sample), dtype=torch.float64)
-    network_boxes_B4 = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4) * scale_4
-    return network_boxes_B4.to(device=device, dtype=torch.float32)
+    return (torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4) * scale_4).float()
 
 
-def _detect(
-    network: DensePoseRCNN, pyramid: list[Tensor], samples: Sequence[Sample]
-) -> list[Found]:
-    sizes_hw = [(sample.pixels_hw3.shape[0], sample.pixels_hw3.shape[1]) for sample in samples]
-    detected = network.detect(
-        pyramid,
-        sizes_hw,
-        min_scores=[sample.query.min_score for sample in samples],
-        max_instances=[sample.query.max_instances for sample in samples],
+def _detected(rows_D6: Tensor, sample: Sample) -> Found:
+    num_found = int((rows_D6[:, 4] != NO_SCORE).sum())
+    rows_B6 = rows_D6[: min(num_found, sample.query.max_instances)]
+    scale_4 = rows_B6.new_tensor(_to_image_scale(sample))
+    boxes_B4 = clip(rows_B6[:, :4] * scale_4, torch.tensor(sample.image_size_hw))
+    # Rounding can leave a sliver outside the image.
+    is_box_B = are_boxes(boxes_B4)
+    rows_B6 = rows_B6[is_box_B]
+    return Found(
+        rows_B6[:, :4],
+        [(x0, y0, x1, y1) for x0, y0, x1, y1 in boxes_B4[is_box_B].tolist()],
+        rows_B6[:, 4].tolist(),
+        [int(class_id) for class_id in rows_B6[:, 5].tolist()],
     )
-    rows = []
-    for one, sample in zip(detected, samples, strict=True):
-        scale_4 = one.boxes_B4.new_tensor(_to_image_scale(sample))
-        boxes_B4 = clip(one.boxes_B4 * scale_4, sample.image_size_hw)
-        rows.append(torch.cat((boxes_B4, one.scores_B[:, None], one.class_ids_B[:, None]), dim=1))
-    # The one time that the host waits for the detector.
-    table_R6 = torch.cat(rows).cpu()
-    found = []
-    for one, rows_B6 in zip(detected, table_R6.split([len(r) for r in rows]), strict=True):
-        # Rounding can leave a sliver outside the image.
-        kept = torch.nonzero((rows_B6[:, 2] > rows_B6[:, 0]) & (rows_B6[:, 3] > rows_B6[:, 1]))[
-            :, 0
-        ]
-        boxes = (
-            one.boxes_B4
-            if len(kept) == len(rows_B6)
-            else one.boxes_B4[kept.to(one.boxes_B4.device)]
-        )
-        values = rows_B6[kept].tolist()
-        found.append(
-            Found(
-                boxes,
-                [(x0, y0, x1, y1) for x0, y0, x1, y1, _, _ in values],
-                [row[4] for row in values],
-                [int(row[5]) for row in values],
-            )
-        )
-    return found
 
 
 def _to_image_scale(sample: Sample) -> tuple[float, float, float, float]:

@@ -1,18 +1,20 @@
 """The maps of models with continuous surface embeddings, for all instances together.
 
 Shape letters: R instances, S = side of the head's output, P = pixels of all regions, T = pixels of
-one tile, D = 16 dimensions of an embedding, V vertices of a mesh.
+one tile, B those that are body, D = 16 dimensions of an embedding, V vertices of a mesh.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from service.datatypes import Output
-from service.inference.map_buffer import Chunk, MapBuffer, MapLayout
-from service.inference.regions import as_table, tiles
+from service.inference.argmax import argmax_of_columns, argmax_of_rows
+from service.inference.map_buffer import Chunk, MapBuffer, MapLayout, spread
+from service.inference.regions import Tile, as_table, tiles
 from service.inference.vertex_colours import colour_vertices
+from service.network.kernels import has_kernels
 from service.network.predictors import HeadOutput
 
 COARSE_LOGITS = "coarse_logits"
@@ -20,25 +22,32 @@ COARSE_LOGITS = "coarse_logits"
 EMBEDDING_SHAPE = (16, 112, 112)
 COARSE_SHAPE = (2, 112, 112)
 PER_PIXEL = (Output.COARSE, Output.MASK, Output.VERTICES, Output.VERTEX_COLOURS)
-# Distances held at once: on the CPU they fit the caches, on CUDA they are enough to be busy.
-MAX_DISTANCES = {"cpu": 2**21, "cuda": 2**24}
+# Distances held at once on CUDA: enough to be busy.
+MAX_DISTANCES = 2**24
+# Pixels for each thread that are searched at once on the CPU: two vectors of floats, whose
+# distances fit the caches.
+PIXELS_PER_THREAD = 32
 
 
 def closest_vertices(pixels_TD: Tensor, vertices_VD: Tensor) -> Tensor:
     """The index [T] of the vertex at the least squared distance, the lowest one where they tie.
 
-    The distances are rounded as in densepose/modeling/cse/utils.py, so the answer is the same.
+    The distances are rounded as in densepose/modeling/cse/utils.py, so the answer is the same:
+    what is searched here for its maximum is exactly their negative.
     """
     num_pixels, num_vertices = len(pixels_TD), len(vertices_VD)
-    squares_T1 = (pixels_TD * pixels_TD).sum(1, keepdim=True)
-    squares_1V = (vertices_VD * vertices_VD).sum(1, keepdim=True).T
+    squares_1T = (pixels_TD * pixels_TD).sum(1, keepdim=True).T
+    squares_V1 = (vertices_VD * vertices_VD).sum(1, keepdim=True)
+    twice_VD = 2 * vertices_VD
     closest_T = torch.zeros(num_pixels, dtype=torch.int64, device=pixels_TD.device)
-    step = max(1, MAX_DISTANCES[pixels_TD.device.type] // num_vertices)
+    step = PIXELS_PER_THREAD * torch.get_num_threads()
+    if pixels_TD.is_cuda:
+        step = max(1, MAX_DISTANCES // num_vertices)
     for start in range(0, num_pixels, step):
         here = slice(start, start + step)
-        distances_tV = torch.mm(-2 * pixels_TD[here], vertices_VD.T)
-        distances_tV += squares_T1[here] + squares_1V
-        closest_T[here] = distances_tV.argmin(dim=1)
+        nearness_Vt = torch.mm(twice_VD, pixels_TD[here].T)
+        nearness_Vt -= squares_V1 + squares_1T[:, here]
+        closest_T[here] = argmax_of_columns(nearness_Vt)
     return closest_T
 
 
@@ -51,6 +60,11 @@ class EmbeddingMaps:
     def __init__(self, vertices: Mapping[str, Tensor]) -> None:
         self._vertices = vertices
         self._colours = {mesh: colour_vertices(vertices[mesh]) for mesh in vertices}
+        self._has_kernels = all(has_kernels(vertices_VD) for vertices_VD in vertices.values())
+        if self._has_kernels:
+            from service.inference.vertex_kernel import join_vertices  # noqa: PLC0415
+
+            self._joined = join_vertices(vertices, self._colours)
 
     def fields(self, outputs: frozenset[Output]) -> tuple[str, ...]:
         """What the head must give for these outputs, and no more."""
@@ -79,41 +93,63 @@ class EmbeddingMaps:
             maps[COARSE_LOGITS][chunk.instances] = raw["coarse_segm"].to(torch.float16)
         if not any(output in maps for output in PER_PIXEL):
             return
-        num_coarse, side = raw["coarse_segm"].shape[1:3]
+        if self._has_kernels:
+            from service.inference.vertex_kernel import paint_vertices  # noqa: PLC0415
+
+            paint_vertices(raw, chunk, maps, self._joined)
+            return
         table_NC = as_table(raw.values_RCSS)
-        meshes = sorted({mesh for mesh in chunk.meshes if mesh is not None})
-        mesh_of_R = torch.tensor(
-            [meshes.index(mesh) for mesh in chunk.meshes if mesh is not None],
-            device=table_NC.device,
-        )
+        # Of its own, as embedding_bag would copy the slice for every tile.
+        coarse_NC = table_NC[:, raw.channels["coarse_segm"]].contiguous()
+        search = None
+        if Output.VERTICES in maps or Output.VERTEX_COLOURS in maps:
+            search = _Search(
+                table_NC[:, raw.channels["embedding"]].contiguous(), chunk.meshes, self._vertices
+            )
+        side = raw.values_RCSS.shape[2]
         for tile in tiles(chunk.regions, side, chunk.max_tile_pixels, table_NC.device):
             here = chunk.place(tile.pixels)
-            cells_TC = tile.sample(table_NC)
-            coarse_T = cells_TC[:, :num_coarse].argmax(dim=1)
+            coarse_T = argmax_of_rows(tile.spots.sample(coarse_NC))
             if Output.COARSE in maps:
                 maps[Output.COARSE][here] = coarse_T.to(torch.uint8)
             if Output.MASK in maps:
                 maps[Output.MASK][here] = ((coarse_T > 0) * 255).to(torch.uint8)
-            if Output.VERTICES in maps or Output.VERTEX_COLOURS in maps:
-                mesh_T = mesh_of_R[tile.region_T].masked_fill(coarse_T == 0, -1)
-                found_T = self._search(
-                    cells_TC[:, num_coarse:], mesh_T, [self._vertices[mesh] for mesh in meshes]
-                )
-                if Output.VERTICES in maps:
-                    maps[Output.VERTICES][here] = found_T
-                if Output.VERTEX_COLOURS in maps:
-                    maps[Output.VERTEX_COLOURS][here] = 0
-                    for index, mesh in enumerate(meshes):
-                        body = torch.nonzero(mesh_T == index)[:, 0]
-                        colours_B3 = self._colours[mesh][found_T[body].long() - 1]
-                        maps[Output.VERTEX_COLOURS][here][body] = colours_B3
+            if search is not None:
+                self._write_vertices(maps, here, search, tile, torch.nonzero(coarse_T)[:, 0])
 
-    @staticmethod
-    def _search(embeddings_TD: Tensor, mesh_T: Tensor, meshes: Sequence[Tensor]) -> Tensor:
-        """The closest vertex + 1 on each pixel's mesh, int32 [T]; 0 where the mesh is -1."""
-        found_T = torch.zeros(len(mesh_T), dtype=torch.int32, device=mesh_T.device)
-        for index, vertices_VD in enumerate(meshes):
-            body = torch.nonzero(mesh_T == index)[:, 0]
-            closest = closest_vertices(embeddings_TD[body], vertices_VD)
-            found_T[body] = (closest + 1).to(torch.int32)
-        return found_T
+    def _write_vertices(
+        self, maps: MapBuffer, here: slice, search: "_Search", tile: Tile, body_B: Tensor
+    ) -> None:
+        found_B = torch.empty(len(body_B), dtype=torch.int32, device=body_B.device)
+        colours_B3 = torch.empty(len(body_B), 3, dtype=torch.uint8, device=body_B.device)
+        for mesh, chosen, closest in search.closest(tile, body_B):
+            found_B[chosen] = (closest + 1).int()
+            if Output.VERTEX_COLOURS in maps:
+                colours_B3[chosen] = self._colours[mesh][closest]
+        if Output.VERTICES in maps:
+            spread(found_B.to(torch.uint16), body_B, maps[Output.VERTICES][here])
+        if Output.VERTEX_COLOURS in maps:
+            spread(colours_B3, body_B, maps[Output.VERTEX_COLOURS][here])
+
+
+class _Search:
+    """The embeddings of one chunk, and the meshes that its instances are matched against."""
+
+    def __init__(
+        self, table_ND: Tensor, mesh_of: Sequence[str | None], vertices: Mapping[str, Tensor]
+    ) -> None:
+        self._table_ND = table_ND
+        self._meshes = sorted({mesh for mesh in mesh_of if mesh is not None})
+        self._vertices = vertices
+        self._mesh_of_R = torch.tensor(
+            [self._meshes.index(mesh) for mesh in mesh_of if mesh is not None],
+            device=table_ND.device,
+        )
+
+    def closest(self, tile: Tile, body_B: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """For each mesh, which of these pixels are matched against it, and the vertex of each."""
+        embeddings_BD = tile.spots.at(body_B).sample(self._table_ND)
+        mesh_B = self._mesh_of_R[tile.regions_of(body_B)]
+        for index, mesh in enumerate(self._meshes):
+            chosen = torch.nonzero(mesh_B == index)[:, 0]
+            yield mesh, chosen, closest_vertices(embeddings_BD[chosen], self._vertices[mesh])

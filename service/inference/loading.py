@@ -10,6 +10,7 @@ from model_store.catalogue import Architecture, ModelCard
 from model_store.checkpoint import select_parameters
 from service.errors import DeviceUnavailable
 from service.inference.predictor import Predictor
+from service.inference.recorder import recorder_for
 from service.network.rcnn import DensePoseRCNN
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -18,11 +19,17 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def find_device(name: str) -> torch.device:
     """The device of this name, its float32 without TF32; `auto` is CUDA where there is one.
 
+    Half-precision products are added up in float32, and algorithms are not measured for every new
+    shape of a picture.
+
     Raises:
         DeviceUnavailable: there is no such device here.
     """
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cudnn.benchmark = False
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -58,4 +65,4 @@ def build_predictor(
     used, unused = select_parameters(arrays, shapes)
     state = {name: torch.from_numpy(array) for name, array in used.items()}
     network.load_state_dict(state, assign=True)
-    return Predictor(network, card, device, dtype), unused
+    return Predictor(network, card, device, dtype, recorder_for(device)), unused

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.datatypes import RegionXYWH
+from service.inference.transfer import to_host
 
 MapLayout: TypeAlias = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 # Every map begins at a multiple of this, as the largest sample asks.
@@ -37,6 +38,13 @@ class Chunk:
         return slice(self.first_pixel + pixels.start, self.first_pixel + pixels.stop)
 
 
+def spread(values: Tensor, pixel_B: Tensor, out: Tensor, *, dim: int = 0) -> None:
+    """Give some of a map's pixels, which lie along a dimension, these values, and all others 0."""
+    if out.dtype is torch.uint16:  # that operator has it signed only
+        values, out = values.view(torch.int16), out.view(torch.int16)
+    out.zero_().index_copy_(dim, pixel_B, values)
+
+
 class MapBuffer:
     """Named arrays side by side in one uint8 tensor."""
 
@@ -56,7 +64,7 @@ class MapBuffer:
 
     def to_host(self) -> dict[str, NDArray[np.generic]]:
         """All arrays in host memory, by one copy; waits for the device."""
-        host_bytes = self._bytes.cpu()
+        host_bytes = to_host(self._bytes)
         return {name: self._view(host_bytes, name).numpy() for name in self._slots}
 
     def _view(self, buffer: Tensor, name: str) -> Tensor:

@@ -5,28 +5,35 @@ Shape letters: R boxes of all images of a batch.
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from model_store.catalogue import ModelCard
-from service.datatypes import Instance, Output, Prediction, Sample, region_of
+from service.datatypes import Instance, Output, Prediction, Query, Sample, SizeHW, region_of
 from service.errors import AnswerTooLarge
 from service.inference.chart_maps import ChartMaps, confidence_names
-from service.inference.detection import Found, find_boxes
+from service.inference.detection import Found
 from service.inference.embedding_maps import EmbeddingMaps
 from service.inference.instances import MapReader
 from service.inference.map_buffer import Chunk, MapBuffer
-from service.inference.preprocess import stack_samples
+from service.inference.recorder import Recorder
 from service.inference.regions import num_pixels
 from service.inference.stage_clock import StageClock
+from service.inference.steps import HEAD_SIZES, BatchSteps, NetworkSteps
 from service.inference.texture_maps import gather_textures
+from service.inference.transfer import to_device
 from service.network.folding import fold_batch_norms
 from service.network.rcnn import DensePoseRCNN, as_rois
 
-# Boxes that the DensePose head sees at once: its outputs and their rearrangement stay under 250 MB.
+# Boxes that the DensePose head sees at once: its outputs and their rearrangement stay under 250 MB
+# on the CPU, and are enough to be busy on CUDA.
 MAX_CHUNK = 16
+MAX_CUDA_CHUNK = max(HEAD_SIZES)
 # Pixels painted at once. On the CPU a tile fits the caches; on CUDA it is large enough to be busy.
 MAX_TILE_PIXELS = {"cpu": 2**15, "cuda": 2**17}
+# Batches that are recorded before anybody asks.
+COMMON_BATCHES = (1, 2, 4, 8)
+SMALL_SHAPES = ((1, (128, 128)),)
 ANSWER_TOO_LARGE = (
     "The maps of the instances found have too many samples for one answer: "
     "ask for fewer outputs, a higher min_score or fewer max_instances."
@@ -37,12 +44,19 @@ class Predictor:
     """One model, resident on one device. One thread at a time."""
 
     def __init__(
-        self, network: DensePoseRCNN, card: ModelCard, device: torch.device, dtype: torch.dtype
+        self,
+        network: DensePoseRCNN,
+        card: ModelCard,
+        device: torch.device,
+        dtype: torch.dtype,
+        record: Recorder | None = None,
     ) -> None:
-        """Takes over a network with float32 weights; convolutions will compute in `dtype`."""
+        """Takes over a network with float32 weights; convolutions will compute in `dtype`.
+
+        Where `record` is given, what is asked for often is recorded and replayed.
+        """
         self.card = card
         self._device = device
-        self._dtype = dtype
         network = network.requires_grad_(requires_grad=False).eval().to(device)
         architecture = card.architecture
         self._confidence_names = confidence_names(architecture.confidence_fields)
@@ -53,26 +67,53 @@ class Predictor:
             with torch.inference_mode():
                 self._maps = EmbeddingMaps(network.roi_heads.embedder())
         fold_batch_norms(network)
-        for parameter in network.parameters():
-            parameter.data = parameter.data.to(dtype)
+        network.round_weights(dtype)
         # A pixel's channels side by side: what convolutions compute on, and tables are made of.
         self._network = network.to(memory_format=torch.channels_last)
+        self._steps = NetworkSteps(self._network, device, dtype, record)
+
+    @property
+    def num_bytes(self) -> int:
+        """What its weights take on the device."""
+        tensors = (*self._network.parameters(), *self._network.buffers())
+        return sum(tensor.nbytes for tensor in tensors)
+
+    @torch.inference_mode()
+    def warm_up(self, shapes: Sequence[tuple[int, SizeHW]] | None = None) -> None:
+        """Do once what the first requests would wait for; on the device's thread.
+
+        `shapes` are numbers of images and their padded sizes. On CUDA such batches are recorded,
+        by default those of landscapes and portraits of 4:3; elsewhere there is nothing but first
+        calls to get over, for which a small picture does.
+        """
+        outputs = frozenset({Output.IUV if self.card.kind == "chart" else Output.VERTICES})
+        if shapes is None:
+            shapes = _common_shapes(self.card) if self._device.type == "cuda" else SMALL_SHAPES
+        for num_images, size_hw in shapes:
+            self._steps.record(num_images, size_hw, self._maps.fields(outputs))
+            grey = np.full((*size_hw, 3), 128, np.uint8)
+            box = (0.0, 0.0, float(size_hw[1]), float(size_hw[0]))
+            for query in (Query(outputs), Query(outputs, boxes_xyxy=(box,), class_ids=(0,))):
+                self.predict_batch([Sample(grey, size_hw, query)] * num_images)
+
+    def free_recordings(self) -> None:
+        """Give back the device memory of what was recorded; it is recorded anew when it pays."""
+        self._steps.forget()
 
     @torch.inference_mode()
     def predict_batch(self, samples: Sequence[Sample]) -> list[Prediction | AnswerTooLarge]:
         """What is in each image; all have one padded size. An answer is as if it came alone."""
         clock = StageClock(self._device)
-        images_N3HW = stack_samples(samples, self._device, self._dtype)
+        batch = self._steps.begin(samples)
         clock.mark("preprocess")
-        pyramid = self._network.extract(images_N3HW)
-        found = find_boxes(self._network, pyramid, samples)
+        found = batch.find_boxes()
         clock.mark("network")
         painted = {
             index: one
             for index, (sample, one) in enumerate(zip(samples, found, strict=True))
             if sample.query.outputs and num_pixels(one.regions) <= sample.query.max_region_pixels
         }
-        maps = self._paint(pyramid, samples, painted, clock)
+        maps = self._paint(batch, samples, painted, clock)
         asked = [(samples[index], one.regions) for index, one in painted.items()]
         textures = list(gather_textures(asked, maps))
         arrays = maps.to_host()
@@ -100,7 +141,7 @@ class Predictor:
 
     def _paint(
         self,
-        pyramid: list[Tensor],
+        batch: BatchSteps,
         samples: Sequence[Sample],
         painted: Mapping[int, Found],
         clock: StageClock,
@@ -118,12 +159,14 @@ class Predictor:
             for class_id in one.class_ids
         ]
         rois_R5 = as_rois({index: one.network_boxes_B4 for index, one in painted.items()})
+        rois_R5 = to_device(rois_R5, self._device)
         fields = self._maps.fields(outputs)
-        fused = self._network.fuse(pyramid)
+        fused = batch.fuse()
         first_pixel = 0
-        for first in range(0, len(regions), MAX_CHUNK):
-            chunk = slice(first, first + MAX_CHUNK)
-            raw = self._network.describe(fused, rois_R5[chunk], fields)
+        max_chunk = MAX_CUDA_CHUNK if self._device.type == "cuda" else MAX_CHUNK
+        for first in range(0, len(regions), max_chunk):
+            chunk = slice(first, first + max_chunk)
+            raw = self._steps.describe(fused, rois_R5[chunk], fields)
             clock.mark("network")
             part = Chunk(
                 regions[chunk],
@@ -142,3 +185,10 @@ class Predictor:
         if class_id is None or sample.query.mesh is not None:
             return sample.query.mesh
         return self.card.architecture.class_to_mesh.get(class_id)
+
+
+def _common_shapes(card: ModelCard) -> list[tuple[int, SizeHW]]:
+    """Batches of pictures of 3:4 and 4:3 at the size that the model was evaluated at."""
+    short = -(-card.short_side // 32) * 32
+    long = -(-min(card.short_side * 4 // 3, card.long_side) // 32) * 32
+    return [(count, size) for size in ((short, long), (long, short)) for count in COMMON_BATCHES]

@@ -1,9 +1,13 @@
 """The pixels of all regions, one after the other, and where each lies among the head's cells.
 
-Shape letters: R regions, S = side of the head's output, T pixels of one tile, C channels,
-N = R S S cells.
+A pixel's place is that of its row and that of its column, so both are worked out once for each
+side of a region, and only put together for each pixel.
+
+Shape letters: R regions, Y rows and X columns of all regions, S = side of the head's output,
+T pixels of one tile, B some of them, C channels, N = R S S cells.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,25 +19,43 @@ from service.datatypes import RegionXYWH
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
-    """Some consecutive pixels: their place, their region, the four cells around each and weights.
+class Spots:
+    """Points between cells: the four cells around each, and their weights.
 
-    `cells_T4` counts the cells region by region, row by row.
+    `cells_P4` is int32 and counts the cells region by region, row by row.
     """
 
-    pixels: slice
-    region_T: Tensor
-    cells_T4: Tensor
-    weights_T4: Tensor
+    cells_P4: Tensor
+    weights_P4: Tensor
 
-    def sample(self, table_NC: Tensor, cells_T4: Tensor | None = None) -> Tensor:
-        """The bilinear mean [T, C] of a table with one row per cell, or of the rows named."""
+    def sample(self, table_NC: Tensor, cells_P4: Tensor | None = None) -> Tensor:
+        """The bilinear mean [P, C] of a table with one row per cell, or of the rows named."""
         return F.embedding_bag(
-            self.cells_T4 if cells_T4 is None else cells_T4,
+            self.cells_P4 if cells_P4 is None else cells_P4,
             table_NC,
-            per_sample_weights=self.weights_T4,
+            per_sample_weights=self.weights_P4,
             mode="sum",
         )
+
+    def at(self, chosen_B: Tensor) -> "Spots":
+        """Some of them."""
+        return Spots(
+            self.cells_P4.index_select(0, chosen_B), self.weights_P4.index_select(0, chosen_B)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Some consecutive pixels: their place among all, their spots, and their region."""
+
+    pixels: slice
+    spots: Spots
+    row_T: Tensor
+    region_Y: Tensor
+
+    def regions_of(self, chosen_B: Tensor) -> Tensor:
+        """The regions [B] that some of its pixels are in."""
+        return self.region_Y.index_select(0, self.row_T.index_select(0, chosen_B))
 
 
 def as_table(values_RCSS: Tensor) -> Tensor:
@@ -49,47 +71,59 @@ def num_pixels(regions: Sequence[RegionXYWH]) -> int:
 def tiles(
     regions: Sequence[RegionXYWH], side: int, max_pixels: int, device: torch.device
 ) -> Iterator[Tile]:
-    """The regions' pixels, `max_pixels` at a time: in each region row by row."""
-    sizes_R2 = torch.tensor([region[2:] for region in regions], device=device).reshape(-1, 2)
-    widths_R, heights_R = sizes_R2.unbind(1)
-    ends_R = (widths_R * heights_R).cumsum(0)
-    total = num_pixels(regions)
-    for start in range(0, total, max_pixels):
-        stop = min(start + max_pixels, total)
-        pixel_T = torch.arange(start, stop, device=device)
-        region_T = torch.searchsorted(ends_R, pixel_T, right=True)
-        width_T, height_T = widths_R[region_T], heights_R[region_T]
-        offset_T = pixel_T - (ends_R[region_T] - width_T * height_T)
-        top_T, bottom_T, down_T = _neighbours(offset_T // width_T, height_T, side)
-        left_T, right_T, along_T = _neighbours(offset_T % width_T, width_T, side)
-        top_T = (region_T * side + top_T) * side
-        bottom_T = (region_T * side + bottom_T) * side
-        yield Tile(
-            slice(start, stop),
-            region_T,
-            torch.stack(
-                (top_T + left_T, top_T + right_T, bottom_T + left_T, bottom_T + right_T), dim=1
-            ),
-            torch.stack(
-                (
-                    (1 - down_T) * (1 - along_T),
-                    (1 - down_T) * along_T,
-                    down_T * (1 - along_T),
-                    down_T * along_T,
-                ),
-                dim=1,
-            ),
-        )
+    """The regions' pixels in whole rows, `max_pixels` at a time: in each region row by row.
 
-
-def _neighbours(place_T: Tensor, size_T: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The two cells around a pixel along one axis, and how far it is from the first.
-
-    Half-pixel centres, in the order and rounding of torch's `interpolate(align_corners=False)`.
+    A row of more pixels than that is a tile of its own.
     """
-    size_T = size_T.float()
-    # Not `side / size_T`, which torch computes as side * (1 / size), rounded twice.
-    scale_T = torch.full_like(size_T, side) / size_T
-    source_T = (scale_T * (place_T + 0.5) - 0.5).clamp(min=0)
-    first_T = source_T.long().clamp(max=side - 1)
-    return first_T, (first_T + 1).clamp(max=side - 1), source_T - first_T
+    sizes_R2 = torch.tensor([region[2:] for region in regions], dtype=torch.int64).reshape(-1, 2)
+    widths_R, heights_R = sizes_R2.unbind(1)
+    region_Y, top_Y, bottom_Y, down_Y = _neighbours(heights_R, side)
+    _, left_X, right_X, along_X = _neighbours(widths_R, side)
+    top_Y, bottom_Y = (region_Y * side + top_Y) * side, (region_Y * side + bottom_Y) * side
+    row_cells_Y4 = torch.stack((top_Y, top_Y, bottom_Y, bottom_Y), dim=1).int().to(device)
+    row_weights_Y4 = torch.stack((1 - down_Y, 1 - down_Y, down_Y, down_Y), dim=1).to(device)
+    column_cells_X4 = torch.stack((left_X, right_X, left_X, right_X), dim=1).int().to(device)
+    column_weights_X4 = torch.stack((1 - along_X, along_X, 1 - along_X, along_X), 1).to(device)
+    width_Y = widths_R[region_Y]
+    end_Y = width_Y.cumsum(0)
+    # What is to be added to a pixel's number for that of its column.
+    first_column_Y = ((widths_R.cumsum(0) - widths_R)[region_Y] - (end_Y - width_Y)).to(device)
+    ends = end_Y.tolist()
+    region_Y, width_Y = region_Y.to(device), width_Y.to(device)
+    for rows, pixels in _whole_rows(ends, max_pixels):
+        count = pixels.stop - pixels.start
+        row_T = torch.arange(rows.start, rows.stop, device=device).repeat_interleave(
+            width_Y[rows], output_size=count
+        )
+        column_T = torch.arange(pixels.start, pixels.stop, device=device)
+        column_T += first_column_Y.index_select(0, row_T)
+        cells_T4 = row_cells_Y4.index_select(0, row_T)
+        cells_T4 += column_cells_X4.index_select(0, column_T)
+        weights_T4 = row_weights_Y4.index_select(0, row_T)
+        weights_T4 *= column_weights_X4.index_select(0, column_T)
+        yield Tile(pixels, Spots(cells_T4, weights_T4), row_T, region_Y)
+
+
+def _whole_rows(ends: Sequence[int], max_pixels: int) -> Iterator[tuple[slice, slice]]:
+    """As many consecutive rows as have no more pixels, and these; `ends` are the rows' ends."""
+    row = pixel = 0
+    while row < len(ends):
+        last = max(bisect_right(ends, pixel + max_pixels), row + 1)
+        yield slice(row, last), slice(pixel, ends[last - 1])
+        row, pixel = last, ends[last - 1]
+
+
+def _neighbours(sizes_R: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Along one axis, for the pixels of all regions: the region, the two cells around, the way.
+
+    The way from the first cell to the second is 0 to 1. Half-pixel centres, in the order and
+    rounding of torch's `interpolate(align_corners=False)`.
+    """
+    region_P = torch.arange(len(sizes_R)).repeat_interleave(sizes_R)
+    place_P = torch.arange(len(region_P)) - (sizes_R.cumsum(0) - sizes_R)[region_P]
+    size_P = sizes_R[region_P].float()
+    # Not `side / size_P`, which torch computes as side * (1 / size), rounded twice.
+    scale_P = torch.full_like(size_P, side) / size_P
+    source_P = (scale_P * (place_P + 0.5) - 0.5).clamp(min=0)
+    first_P = source_P.long().clamp(max=side - 1)
+    return region_P, first_P, (first_P + 1).clamp(max=side - 1), source_P - first_P

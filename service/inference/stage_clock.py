@@ -17,7 +17,10 @@ class StageClock:
         self._marks.append((stage, self._now()))
 
     def seconds(self) -> dict[str, float]:
-        """The seconds of each stage; the device must have finished."""
+        """The seconds of each stage; waits for what the last one left under way."""
+        last = self._marks[-1][1]
+        if isinstance(last, torch.cuda.Event):
+            last.synchronize()
         seconds: dict[str, float] = {}
         for (_, begin), (stage, end) in zip(self._marks, self._marks[1:], strict=False):
             seconds[stage] = seconds.get(stage, 0.0) + _between(begin, end)

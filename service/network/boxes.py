@@ -1,13 +1,15 @@
 """Box arithmetic, in float32 always; boxes are x0, y0, x1, y1 in pixels of the network's input.
 
-Shape letters: B boxes, K classes.
+Shape letters: B boxes, K classes, G groups of boxes, T boxes of each.
 """
 
 import math
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
+
+from service.network.compiled_operators import nms
+from service.network.kernels import has_kernels
 
 # No regression turns a 16 px anchor into more than 1000 px. detectron2/modeling/box_regression.py
 MAX_LOG_SCALE = math.log(1000 / 16)
@@ -32,12 +34,19 @@ def apply_deltas(
     return torch.stack((new_x - half_w, new_y - half_h, new_x + half_w, new_y + half_h), dim=-1)
 
 
-def clip(boxes: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """The parts of the boxes [..., 4] inside an image of this size."""
-    height, width = size_hw
+def clip(boxes: Tensor, sizes_hw: Tensor) -> Tensor:
+    """The parts of the boxes [..., 4] inside images of these heights and widths [..., 2]."""
+    zero = torch.zeros_like(sizes_hw[..., 0])
+    height, width = sizes_hw.unbind(-1)
     x0, y0, x1, y1 = boxes.unbind(-1)
     return torch.stack(
-        (x0.clamp(0, width), y0.clamp(0, height), x1.clamp(0, width), y1.clamp(0, height)), dim=-1
+        (
+            x0.clamp(zero, width),
+            y0.clamp(zero, height),
+            x1.clamp(zero, width),
+            y1.clamp(zero, height),
+        ),
+        dim=-1,
     )
 
 
@@ -47,16 +56,20 @@ def are_boxes(boxes: Tensor) -> Tensor:
     return (x1 > x0) & (y1 > y0)
 
 
-def nms_by_group(boxes_B4: Tensor, scores_B: Tensor, groups_B: Tensor, max_iou: float) -> Tensor:
-    """Indices of the boxes that no better one of their group covers, best first.
+def suppress(boxes_GT4: Tensor, is_box_GT: Tensor, max_iou: float) -> Tensor:
+    """True [G, T] for the boxes that no better one of their group, itself not covered, covers.
 
-    One call per group rather than the trick of moving groups apart, which rounds the boxes.
+    Each group is sorted, best first; what is no box neither stays nor covers. Nothing here depends
+    on how many there are, so that on CUDA the host need not wait.
     """
-    kept = [
-        members[nms(boxes_B4[members], scores_B[members], max_iou)]
-        for members in (torch.nonzero(groups_B == group)[:, 0] for group in groups_B.unique())
-    ]
-    if not kept:
-        return torch.zeros(0, dtype=torch.int64, device=boxes_B4.device)
-    indices = torch.cat(kept)
-    return indices[scores_B[indices].argsort(descending=True, stable=True)]
+    if has_kernels(boxes_GT4):
+        from service.network.nms_kernel import suppress_on_device  # noqa: PLC0415
+
+        return suppress_on_device(boxes_GT4, is_box_GT, max_iou)
+    is_kept_GT = torch.zeros_like(is_box_GT)
+    for boxes_T4, is_box_T, is_kept_T in zip(boxes_GT4, is_box_GT, is_kept_GT, strict=True):
+        members = torch.nonzero(is_box_T)[:, 0]
+        # They stand in the order of their scores already.
+        order = torch.arange(len(members), 0, -1, dtype=torch.float32, device=boxes_GT4.device)
+        is_kept_T[members[nms(boxes_T4[members], order, max_iou)]] = True
+    return is_kept_GT

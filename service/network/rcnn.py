@@ -1,7 +1,7 @@
 """The one network of all models, with the catalogue's fields; its names are the checkpoints'.
 
 Shape letters: N images, H W = their padded height and width, B boxes of one image, R boxes of all
-images, S = side of the DensePose head's output.
+images, P proposals and D detections of one image, K classes.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model_store.catalogue import Architecture
-from service.network.box_head import BoxHead, BoxPredictor, Detections, select_detections
+from service.network.box_head import BoxHead, BoxPredictor, rank_detections
 from service.network.densepose_head import Decoder, DeepLabHead, V1ConvXHead
 from service.network.embedder import Embedder
 from service.network.fpn import FeaturePyramid
@@ -60,39 +60,46 @@ class DensePoseRCNN(nn.Module):
         self.proposal_generator = RegionProposalNetwork(self.backbone.channels)
         self.roi_heads = RoIHeads(architecture, self.backbone.channels)
 
+    def round_weights(self, dtype: torch.dtype) -> None:
+        """Compute in `dtype` from here on, but for what gives boxes, scores, labels, coordinates.
+
+        The last layers are a fiftieth of the arithmetic, and what they say is not averaged again.
+        """
+        exact = (self.roi_heads.box_predictor, self.roi_heads.densepose_predictor)
+        kept = {parameter for module in exact for parameter in module.parameters()}
+        for parameter in self.parameters():
+            if parameter not in kept:
+                parameter.data = parameter.data.to(dtype)
+
     def extract(self, images_N3HW: Tensor) -> list[Tensor]:
         """p2 to p6 of images (B, G, R, mean subtracted, padded with 0 to multiples of 32)."""
         pyramid: list[Tensor] = self.backbone(images_N3HW)
         return pyramid
 
-    def detect(
-        self,
-        pyramid: list[Tensor],
-        sizes_hw: list[tuple[int, int]],
-        *,
-        min_scores: list[float],
-        max_instances: list[int],
-    ) -> list[Detections]:
-        """What stands in each image, in the pixels of the network's input without its padding."""
+    def detect(self, pyramid: list[Tensor], sizes_N2: Tensor, min_scores_N: Tensor) -> Tensor:
+        """What stands in each image, best first: float32 [N, D, 6], as `rank_detections` has it.
+
+        `sizes_N2` are the images' heights and widths without the padding, float32.
+        """
         heads = self.roi_heads
-        proposals = self.proposal_generator(pyramid, sizes_hw)
-        rois_R5 = as_rois(dict(enumerate(proposals)))
+        proposals_NP4, is_proposal_NP = self.proposal_generator(pyramid, sizes_N2)
+        if not proposals_NP4.is_cuda:
+            # Where counting them makes nobody wait, none but they are looked at.
+            most = int(is_proposal_NP.sum(dim=1).amax())
+            proposals_NP4, is_proposal_NP = proposals_NP4[:, :most], is_proposal_NP[:, :most]
+        index_N11 = torch.arange(len(proposals_NP4), device=proposals_NP4.device)[:, None, None]
+        index_NP1 = index_N11.expand(-1, proposals_NP4.shape[1], -1)
+        rois_R5 = torch.cat((index_NP1.float(), proposals_NP4), dim=2).flatten(0, 1)
         hidden = heads.box_head(heads.box_pooler(pyramid[:4], rois_R5))
         boxes_RK4, scores_RK = heads.box_predictor(hidden, rois_R5[:, 1:])
-        counts = [len(boxes) for boxes in proposals]
-        return [
-            select_detections(
-                boxes_BK4, scores_BK, size_hw, min_score=min_score, max_instances=limit
-            )
-            for boxes_BK4, scores_BK, size_hw, min_score, limit in zip(
-                boxes_RK4.split(counts),
-                scores_RK.split(counts),
-                sizes_hw,
-                min_scores,
-                max_instances,
-                strict=True,
-            )
-        ]
+        images = is_proposal_NP.shape
+        return rank_detections(
+            boxes_RK4.unflatten(0, images),
+            scores_RK.unflatten(0, images),
+            is_proposal_NP,
+            sizes_N2,
+            min_scores_N,
+        )
 
     def fuse(self, pyramid: list[Tensor]) -> list[Tensor]:
         """The maps that the DensePose head reads: the decoder's one, or p2 to p5."""
@@ -101,7 +108,10 @@ class DensePoseRCNN(nn.Module):
 
     def describe(self, fused: list[Tensor], rois_R5: Tensor, fields: Collection[str]) -> HeadOutput:
         """The DensePose head's named outputs for each box."""
+        return self.describe_pooled(self.roi_heads.densepose_pooler(fused, rois_R5), fields)
+
+    def describe_pooled(self, pooled_RCPP: Tensor, fields: Collection[str]) -> HeadOutput:
+        """The same of what was read for each box."""
         heads = self.roi_heads
-        hidden = heads.densepose_head(heads.densepose_pooler(fused, rois_R5))
-        described: HeadOutput = heads.densepose_predictor(hidden, fields)
+        described: HeadOutput = heads.densepose_predictor(heads.densepose_head(pooled_RCPP), fields)
         return described

@@ -3,7 +3,7 @@
 A bin of RoIAlign is the mean of some samples, each the weighted sum of four cells: a weighted sum
 of rows of a table that has a row of channels for each cell, which is one `embedding_bag`. On
 channels-last maps that is many times faster than an operator that walks the channels one by one,
-and all levels of the pyramid are read at once.
+and all levels of the pyramid are read at once. On CUDA one kernel of our own does the same.
 
 Shape letters: N images, C channels, H W = a map's height and width, R boxes of all images,
 P = the side of what is read, G = samples of a bin along one axis, M = P G samples of a box.
@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import roi_align
 
 from model_store.catalogue import Pooler
+from service.network.compiled_operators import roi_align
 from service.network.fpn import LEVELS
+from service.network.kernels import has_kernels
 
 # A box of this side is read from p4. Lin et al., arXiv 1612.03144, equation 1.
 CANONICAL_SIDE = 224
@@ -50,6 +51,17 @@ class RoIPooler(nn.Module):
             level_of_R = torch.full_like(rois_R5[:, 0], LEVELS[0], dtype=torch.int64)
         else:
             level_of_R = pyramid_levels(rois_R5[:, 1:])
+        if has_kernels(rois_R5):
+            from service.network.roi_align_kernel import align_on_device  # noqa: PLC0415
+
+            return align_on_device(
+                levels,
+                rois_R5,
+                level_of_R - LEVELS[0],
+                side=self.resolution,
+                sampling_ratio=self.sampling_ratio,
+                is_aligned=self.is_aligned,
+            )
         if self.sampling_ratio:
             return self._gather(levels, rois_R5, level_of_R)
         return self._align(levels, rois_R5, level_of_R)

@@ -1,7 +1,7 @@
 """The region proposal network: Ren et al., Faster R-CNN, arXiv 1506.01497.
 
 Shape letters: N images, C channels, A = 3 anchors a cell, H W = one level's height and width,
-L = H W A anchors of one level, T = the best of them, B proposals of one image.
+L = H W A anchors of one level, T = the best of one level or of all, P proposals of one image.
 """
 
 import math
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.network.boxes import apply_deltas, are_boxes, clip, nms_by_group
+from service.network.boxes import apply_deltas, are_boxes, clip, suppress
 from service.network.fpn import STRIDES
 
 ANCHOR_SIDES = (32, 64, 128, 256, 512)
@@ -60,34 +60,37 @@ class RegionProposalNetwork(nn.Module):
         for index, side in enumerate(ANCHOR_SIDES):
             self.register_buffer(f"cell_anchors{index}", cell_anchors(side), persistent=False)
 
-    def forward(self, pyramid: list[Tensor], sizes_hw: list[tuple[int, int]]) -> list[Tensor]:
-        """At most 1000 proposals of each image, best first: float32 [B, 4] in the input's pixels.
+    def forward(self, pyramid: list[Tensor], sizes_N2: Tensor) -> tuple[Tensor, Tensor]:
+        """Proposals of each image, float32 [N, P, 4] in the input's pixels, and which are some.
 
-        `sizes_hw` are the images' sizes without the padding.
+        P is 1000, or as many anchors as there are; the proposals stand first, best first, and what
+        follows is 0. `sizes_N2` are the images' heights and widths without the padding, float32.
         """
-        boxes, scores, levels = [], [], []
-        for index, level_NCHW in enumerate(pyramid):
-            boxes_NT4, scores_NT = self._best_of_level(index, level_NCHW)
-            boxes.append(boxes_NT4)
-            scores.append(scores_NT)
-            levels.append(torch.full_like(scores_NT[0], index, dtype=torch.int64))
-        level_of = torch.cat(levels)
-        return [
-            self._suppress(boxes_B4, scores_B, level_of, size_hw)
-            for boxes_B4, scores_B, size_hw in zip(
-                torch.cat(boxes, dim=1), torch.cat(scores, dim=1), sizes_hw, strict=True
-            )
-        ]
+        best = [self._best_of_level(index, level) for index, level in enumerate(pyramid)]
+        scores_NT, deltas_NT4, anchors_NT4 = (
+            torch.cat(parts, dim=1) for parts in zip(*best, strict=True)
+        )
+        boxes_NT4 = apply_deltas(
+            deltas_NT4.reshape(-1, 1, 4), anchors_NT4.reshape(-1, 4), (1.0, 1.0, 1.0, 1.0)
+        ).reshape(deltas_NT4.shape)
+        boxes_NT4 = clip(boxes_NT4, sizes_N2[:, None])
+        is_box_NT = are_boxes(boxes_NT4) & scores_NT.isfinite()
+        is_kept_NT = self._suppress(boxes_NT4, is_box_NT, [part[0].shape[1] for part in best])
+        # Stable, so that equal scores keep the order of the levels.
+        order_NT = scores_NT.masked_fill(~is_kept_NT, -torch.inf).sort(
+            dim=1, descending=True, stable=True
+        )[1]
+        order_NP = order_NT[:, :MAX_PROPOSALS]
+        is_proposal_NP = is_kept_NT.gather(1, order_NP)
+        proposals_NP4 = boxes_NT4.gather(1, order_NP[..., None].expand(-1, -1, 4))
+        return proposals_NP4.masked_fill(~is_proposal_NP[..., None], 0.0), is_proposal_NP
 
-    def _best_of_level(self, index: int, level_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def _best_of_level(self, index: int, level_NCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores [N, T], deltas and anchors [N, T, 4] of the level's best anchors, best first."""
         logits_NL, deltas_NL4 = self.rpn_head(level_NCHW)
         scores_NT, best_NT = logits_NL.topk(min(MAX_PER_LEVEL, logits_NL.shape[1]), dim=1)
         deltas_NT4 = deltas_NL4.gather(1, best_NT[..., None].expand(-1, -1, 4))
-        anchors_NT4 = self._anchors(index, best_NT, width=level_NCHW.shape[3])
-        boxes = apply_deltas(
-            deltas_NT4.reshape(-1, 1, 4), anchors_NT4.reshape(-1, 4), (1.0, 1.0, 1.0, 1.0)
-        )
-        return boxes.reshape(deltas_NT4.shape), scores_NT
+        return scores_NT, deltas_NT4, self._anchors(index, best_NT, width=level_NCHW.shape[3])
 
     def _anchors(self, index: int, anchor_NT: Tensor, width: int) -> Tensor:
         cells: Tensor = self.get_buffer(f"cell_anchors{index}")
@@ -96,11 +99,9 @@ class RegionProposalNetwork(nn.Module):
         return cells[anchor_NT % len(ASPECT_RATIOS)] + corner.repeat(1, 1, 2)
 
     @staticmethod
-    def _suppress(
-        boxes_B4: Tensor, scores_B: Tensor, level_of_B: Tensor, size_hw: tuple[int, int]
-    ) -> Tensor:
-        boxes_B4 = clip(boxes_B4, size_hw)
-        valid = are_boxes(boxes_B4) & scores_B.isfinite()
-        boxes_B4, scores_B, level_of_B = boxes_B4[valid], scores_B[valid], level_of_B[valid]
-        kept = nms_by_group(boxes_B4, scores_B, level_of_B, MAX_IOU)
-        return boxes_B4[kept[:MAX_PROPOSALS]]
+    def _suppress(boxes_NT4: Tensor, is_box_NT: Tensor, counts: list[int]) -> Tensor:
+        """Which boxes stay, the levels apart and all together."""
+        boxes = [F.pad(b, (0, 0, 0, max(counts) - b.shape[1])) for b in boxes_NT4.split(counts, 1)]
+        is_box = [F.pad(i, (0, max(counts) - i.shape[1])) for i in is_box_NT.split(counts, 1)]
+        is_kept = suppress(torch.cat(boxes), torch.cat(is_box), MAX_IOU).chunk(len(counts))
+        return torch.cat([k[:, :count] for k, count in zip(is_kept, counts, strict=True)], dim=1)

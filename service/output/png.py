@@ -1,39 +1,61 @@
-"""PNG files of maps, written fast: W3C, Portable Network Graphics, third edition."""
+"""PNG files of maps, written fast: W3C, Portable Network Graphics, third edition.
+
+Each row is stored as its difference from the one above, which is small or 0 in maps, and zlib-ng
+compresses them: about ten times as fast as libpng by default, for about as many bytes.
+"""
 
 import struct
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
-import cv2
+import numpy as np
 from numpy.typing import NDArray
+from zlib_ng import zlib_ng
 
-_SIGNATURE_AND_HEADER_BYTES = 8 + 25
-# Run-length coding of rows that one fixed filter has predicted: 4 to 10 times as fast as zlib's
-# default, for about as many bytes. U and V change slowly in both directions, which Paeth predicts;
-# a map of one channel is mostly equal to the row above. The order matters: a compression level
-# that comes after the strategy resets it.
-_RUN_LENGTHS = (
-    *(cv2.IMWRITE_PNG_COMPRESSION, 1),
-    *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
-)
-_ONE_CHANNEL = (*_RUN_LENGTHS, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
-_THREE_CHANNELS = (*_RUN_LENGTHS, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH)
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Colour types, by the number of channels.
+_COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
+# Filter type 2 of the standard: the byte above is subtracted.
+_UP = 2
+# Maps of one channel of 8 bits have few values: after the filter, run lengths are all there is.
+_RUN_LENGTHS = {"level": 1, "strategy": zlib_ng.Z_RLE}
+# Lower ones make files a fifth larger, higher ones take half as long again.
+_MATCHES = {"level": 3, "strategy": zlib_ng.Z_DEFAULT_STRATEGY}
 
 
 def encode_png(samples: NDArray[Any], text: Mapping[str, str]) -> bytes:
     """A PNG file of uint8 or uint16 samples, [h, w] or [h, w, 3 or 4]: R, G, B, perhaps alpha.
 
-    Keys of `text` are Latin-1, of 1 to 79 characters.
+    Keys of `text` are Latin-1, of 1 to 79 characters. It holds no lock while it compresses.
     """
-    if samples.ndim == 3:
-        order = cv2.COLOR_RGB2BGR if samples.shape[2] == 3 else cv2.COLOR_RGBA2BGRA
-        _, file = cv2.imencode(".png", cv2.cvtColor(samples, order), _THREE_CHANNELS)
-    else:
-        _, file = cv2.imencode(".png", samples, _ONE_CHANNEL)
-    chunks = (_text_chunk(key, value) for key, value in text.items())
-    header, pixels = file[:_SIGNATURE_AND_HEADER_BYTES], file[_SIGNATURE_AND_HEADER_BYTES:]
-    return b"".join((header.data, *chunks, pixels.data))
+    height, width = samples.shape[:2]
+    channels = 1 if samples.ndim == 2 else samples.shape[2]
+    bits = 8 * samples.dtype.itemsize
+    how = _RUN_LENGTHS if channels == 1 and bits == 8 else _MATCHES
+    compressor = zlib_ng.compressobj(**how)
+    pixels = compressor.compress(_filter_rows(samples)) + compressor.flush()
+    header = struct.pack(">IIBBBBB", width, height, bits, _COLOUR_TYPES[channels], 0, 0, 0)
+    return b"".join(
+        (
+            _SIGNATURE,
+            _chunk(b"IHDR", header),
+            *(_text_chunk(key, value) for key, value in text.items()),
+            _chunk(b"IDAT", pixels),
+            _chunk(b"IEND", b""),
+        )
+    )
+
+
+def _filter_rows(samples: NDArray[Any]) -> NDArray[np.uint8]:
+    """The rows as the file has them before compression: the filter's type, then its bytes."""
+    if samples.dtype.itemsize > 1:
+        samples = samples.astype(samples.dtype.newbyteorder(">"))
+    rows = np.ascontiguousarray(samples).reshape(len(samples), -1).view(np.uint8)
+    filtered = np.empty((rows.shape[0], 1 + rows.shape[1]), np.uint8)
+    filtered[:, 0] = _UP
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    return filtered
 
 
 def _text_chunk(key: str, value: str) -> bytes:
@@ -45,5 +67,5 @@ def _text_chunk(key: str, value: str) -> bytes:
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
-    checksum = zlib.crc32(content, zlib.crc32(kind))
+    checksum = zlib_ng.crc32(content, zlib_ng.crc32(kind))
     return b"".join((struct.pack(">I", len(content)), kind, content, struct.pack(">I", checksum)))

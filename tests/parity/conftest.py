@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 
 import pytest
+import torch
+
+from service.inference.loading import find_device
 
 
 class Worst:
@@ -21,6 +24,15 @@ class Worst:
 
 
 WORST = pytest.StashKey[Worst]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="what the models run on; `cuda` for a GPU")
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return find_device(request.config.getoption("--device", default="cpu"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -85,6 +85,7 @@ class Case:
 
     card: ModelCard
     predictor: Predictor
+    device: torch.device
     sample: Sample
     prediction: Prediction
     reference: Mapping[str, NDArray[Any]]
@@ -95,21 +96,21 @@ class Case:
 
 
 @pytest.fixture(scope="module")
-def case(request: pytest.FixtureRequest) -> Case:
+def case(request: pytest.FixtureRequest, device: torch.device) -> Case:
     card, picture = request.param
     reference = np.load(DATA / "outputs" / f"{card.id}.{picture}.npz")
-    predictor = stand_in_predictor(card, picture)
+    predictor = stand_in_predictor(card, picture, device)
     sample = read_sample(card, picture, reference)
     (prediction,) = predictor.predict_batch([sample])
     assert isinstance(prediction, Prediction)
-    return Case(card, predictor, sample, prediction, reference)
+    return Case(card, predictor, device, sample, prediction, reference)
 
 
-def stand_in_predictor(card: ModelCard, picture: str) -> Predictor:
+def stand_in_predictor(card: ModelCard, picture: str, device: torch.device) -> Predictor:
     arrays = build_arrays(card.id, picture)
     if read_spec(card.id)["format"] == "caffe2":
         arrays = convert_blobs(as_caffe2(card.id, arrays))
-    return build_predictor(card, arrays, torch.device("cpu"), torch.float32)[0]
+    return build_predictor(card, arrays, device, torch.float32)[0]
 
 
 def read_sample(card: ModelCard, picture: str, reference: Mapping[str, NDArray[Any]]) -> Sample:
@@ -156,15 +157,15 @@ def test_the_head_s_raw_outputs_are_the_same(case: Case, worst: Worst) -> None:
     names = [name for name in case.reference if name.startswith("raw0_")]
     network = case.predictor._network
     with torch.inference_mode():
-        images = stack_samples([case.sample], torch.device("cpu"), torch.float32)
+        images = stack_samples([case.sample], case.device, torch.float32)
         pyramid = network.extract(images)
         (found,) = find_boxes(network, pyramid, [case.sample])
-        rois = as_rois({0: found.network_boxes_B4[:1]})
+        rois = as_rois({0: found.network_boxes_B4[:1]}).to(case.device)
         fields = [name.removeprefix("raw0_") for name in names]
         raw = network.describe(network.fuse(pyramid), rois, fields)
     for name, field in zip(names, fields, strict=True):
         expected = case.reference[name]
-        difference = np.abs(raw[field][0, :, ::8, ::8].numpy() - expected).max()
+        difference = np.abs(raw[field][0, :, ::8, ::8].cpu().numpy() - expected).max()
         share = difference / np.abs(expected).max()
         assert worst.at_most("raw output, share of the largest", share) <= MAX_RAW_DIFFERENCE, field
 

@@ -16,11 +16,14 @@ from service.inference.predictor import Predictor
 PICTURES = Path(__file__).parents[2] / "parity" / "data" / "demo"
 
 
-def load_demo(dtype: torch.dtype) -> Predictor:
+CPU = torch.device("cpu")
+
+
+def load_demo(dtype: torch.dtype, device: torch.device = CPU) -> Predictor:
     card = load_catalogue()["demo"]
     with resources.as_file(resources.files("model_store") / "demo.pkl") as path:
         arrays = read_checkpoint(path)
-    return build_predictor(card, arrays, torch.device("cpu"), dtype)[0]
+    return build_predictor(card, arrays, device, dtype)[0]
 
 
 @pytest.fixture(scope="session")

@@ -151,10 +151,10 @@ def test_the_number_of_operators_does_not_depend_on_the_number_of_instances() ->
             return func(*args, **(kwargs or {}))
 
     def count(instances: int) -> int:
-        regions = [(0, 0, 5 + index % 7, 9) for index in range(instances)]
+        regions = [(0, 0, 35 + index % 7, 39) for index in range(instances)]
         raw = random_raw(instances)
         with Counter() as counter:
-            paint(raw, regions, Output.IUV, Output.CONFIDENCE)
+            paint(raw, regions, Output.IUV, Output.CONFIDENCE, tile=2**20)
         return counter.num_operators
 
     assert count(2) == count(40) > 0

@@ -79,7 +79,7 @@ def test_each_instance_is_matched_against_its_own_mesh() -> None:
 
 
 def test_masks_alone_need_no_embedding() -> None:
-    embedding_maps = EmbeddingMaps({})
+    embedding_maps = EmbeddingMaps({"smpl_27554": unit_vectors(9, 16)})
     outputs = frozenset({Output.MASK})
     assert embedding_maps.fields(outputs) == ("coarse_segm",)
     maps = MapBuffer(embedding_maps.layout(outputs, 12, 1), CPU)

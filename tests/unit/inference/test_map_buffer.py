@@ -1,7 +1,8 @@
 import numpy as np
+import pytest
 import torch
 
-from service.inference.map_buffer import MapBuffer
+from service.inference.map_buffer import MapBuffer, spread
 
 
 def test_what_is_written_on_the_device_is_read_on_the_host() -> None:
@@ -27,3 +28,22 @@ def test_what_is_written_on_the_device_is_read_on_the_host() -> None:
     assert arrays["nothing"].shape == (0, 3)
     assert "labels" in maps
     assert "iuv" not in maps
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32])
+def test_some_pixels_are_spread_and_all_others_are_0(dtype: torch.dtype) -> None:
+    out = torch.full((5, 2), 9).to(dtype)
+    values = torch.tensor([[1, 2], [200, 255]]).to(dtype)
+    spread(values, torch.tensor([3, 0]), out)
+    assert out.tolist() == [[200, 255], [0, 0], [0, 0], [1, 2], [0, 0]]
+
+
+def test_pixels_may_lie_along_the_second_dimension_of_part_of_a_map() -> None:
+    whole = torch.full((2, 6), 9).to(torch.uint16)
+    spread(
+        torch.tensor([[1, 2], [40000, 65535]]).to(torch.uint16),
+        torch.tensor([0, 2]),
+        whole[:, 1:4],
+        dim=1,
+    )
+    assert whole.tolist() == [[9, 1, 0, 2, 9, 9], [9, 40000, 0, 65535, 9, 9]]

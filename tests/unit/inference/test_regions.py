@@ -14,7 +14,8 @@ def test_sampling_a_region_is_resizing_the_head_s_output_to_it(max_pixels: int) 
     raw = torch.randn(len(REGIONS), 27, SIDE, SIDE)
     table = as_table(raw)
     device = torch.device("cpu")
-    sampled = torch.cat([tile.sample(table) for tile in tiles(REGIONS, SIDE, max_pixels, device)])
+    all_tiles = tiles(REGIONS, SIDE, max_pixels, device)
+    sampled = torch.cat([tile.spots.sample(table) for tile in all_tiles])
     expected = torch.cat(
         [
             F.interpolate(one[None], size=(h, w), mode="bilinear", align_corners=False)[0]
@@ -26,6 +27,21 @@ def test_sampling_a_region_is_resizing_the_head_s_output_to_it(max_pixels: int) 
     torch.testing.assert_close(sampled, expected, rtol=1e-5, atol=2e-6)
 
 
+def test_some_of_the_spots_sample_what_they_sample_among_all() -> None:
+    torch.manual_seed(0)
+    table = torch.randn(len(REGIONS) * SIDE**2, 3)
+    (tile,) = tiles(REGIONS, SIDE, 2**20, torch.device("cpu"))
+    chosen = torch.tensor([0, 5, 9000, num_pixels(REGIONS) - 1])
+    assert torch.equal(tile.spots.at(chosen).sample(table), tile.spots.sample(table)[chosen])
+    assert tile.regions_of(chosen).tolist() == [0, 1, 1, 4]
+
+
+def test_a_row_longer_than_a_tile_is_one() -> None:
+    wide = [(0, 0, 50, 2), (0, 0, 7, 3)]
+    found = [tile.pixels for tile in tiles(wide, SIDE, 14, torch.device("cpu"))]
+    assert found == [slice(0, 50), slice(50, 100), slice(100, 114), slice(114, 121)]
+
+
 def test_tiles_cover_every_pixel_once_and_know_its_region() -> None:
     regions_seen = torch.zeros(len(REGIONS), dtype=torch.int64)
     end = 0
@@ -33,7 +49,8 @@ def test_tiles_cover_every_pixel_once_and_know_its_region() -> None:
         assert tile.pixels.start == end
         assert tile.pixels.stop - tile.pixels.start <= 999
         end = tile.pixels.stop
-        regions_seen += tile.region_T.bincount(minlength=len(REGIONS))
+        every_pixel = torch.arange(tile.pixels.stop - tile.pixels.start)
+        regions_seen += tile.regions_of(every_pixel).bincount(minlength=len(REGIONS))
     assert end == num_pixels(REGIONS)
     assert regions_seen.tolist() == [w * h for _, _, w, h in REGIONS]
 

@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from service.network.boxes import MAX_LOG_SCALE, apply_deltas, are_boxes, clip, nms_by_group
+from service.network.boxes import MAX_LOG_SCALE, apply_deltas, are_boxes, clip, suppress
 
 UNIT = (1.0, 1.0, 1.0, 1.0)
 
@@ -42,8 +42,9 @@ def test_half_precision_deltas_are_computed_in_float32() -> None:
 
 
 def test_clipping_keeps_what_is_inside_the_image() -> None:
-    clipped = clip(torch.tensor([[-5.0, 3.0, 50.0, 99.0]]), (40, 30))
-    assert clipped.tolist() == [[0.0, 3.0, 30.0, 40.0]]
+    boxes = torch.tensor([[-5.0, 3.0, 50.0, 99.0]]).expand(2, 1, 4)
+    clipped = clip(boxes, torch.tensor([[[40.0, 30.0]], [[50.0, 70.0]]]))
+    assert clipped.tolist() == [[[0.0, 3.0, 30.0, 40.0]], [[0.0, 3.0, 50.0, 50.0]]]
 
 
 def test_a_box_without_an_inside_or_a_number_is_none() -> None:
@@ -54,15 +55,22 @@ def test_a_box_without_an_inside_or_a_number_is_none() -> None:
     assert are_boxes(boxes).tolist() == [True, False, False, False, False]
 
 
-def test_only_a_better_box_of_the_same_group_suppresses() -> None:
-    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 9], [50, 50, 60, 60]])
-    scores = torch.tensor([0.5, 0.9, 0.8, 0.95])
-    groups = torch.tensor([1, 1, 2, 2])
-    assert nms_by_group(boxes, scores, groups, 0.5).tolist() == [3, 1, 2]
+def test_only_a_better_box_of_the_same_group_that_stays_itself_suppresses() -> None:
+    large, upper, lower, far = [0.0, 0, 10, 10], [0.0, 0, 10, 6], [0.0, 4, 10, 10], [50.0, 0, 60, 9]
+    boxes = torch.tensor([[upper, large, lower, far], [large, upper, lower, far]])
+    is_box = torch.ones(2, 4, dtype=torch.bool)
+    # Upper and lower overlap by a fifth of what both cover, and either by 0.6 with the large one.
+    kept = suppress(boxes, is_box, 0.5)
+    assert kept.tolist() == [[True, False, True, True], [True, False, False, True]]
+
+
+def test_what_is_no_box_neither_stays_nor_suppresses() -> None:
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 8]]])
+    is_box = torch.tensor([[False, True, True]])
+    assert suppress(boxes, is_box, 0.5).tolist() == [[False, True, False]]
 
 
 def test_nothing_is_kept_of_nothing() -> None:
-    empty = torch.zeros(0)
-    kept = nms_by_group(torch.zeros(0, 4), empty, empty.long(), 0.5)
-    assert kept.shape == (0,)
-    assert kept.dtype == torch.int64
+    for shape in ((0, 3), (2, 0)):
+        kept = suppress(torch.zeros(*shape, 4), torch.zeros(shape, dtype=torch.bool), 0.5)
+        assert kept.shape == shape

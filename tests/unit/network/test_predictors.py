@@ -35,9 +35,12 @@ def test_segmentation_is_weighted_by_its_confidence_also_where_that_is_not_asked
         torch.testing.assert_close(segmentation, upsampled("index_uv_lowres") * confidence)
 
 
-def test_half_precision_logits_are_resampled_in_float32() -> None:
-    predictor = EmbeddingPredictor(8, Architecture(predictor="cse")).bfloat16()
+def test_what_came_in_half_precision_is_computed_in_float32() -> None:
+    predictor = EmbeddingPredictor(8, Architecture(predictor="cse"))
+    hidden = torch.randn(1, 8, 7, 7).bfloat16()
     with torch.inference_mode():
-        raw = predictor(torch.randn(1, 8, 7, 7).bfloat16(), ("coarse_segm", "embedding"))
+        raw = predictor(hidden, ("coarse_segm", "embedding"))
+        exact = predictor(hidden.float(), ("coarse_segm", "embedding"))
     assert raw.values_RCSS.dtype == torch.float32
     assert raw["embedding"].shape == (1, 16, 28, 28)
+    assert torch.equal(raw.values_RCSS, exact.values_RCSS)

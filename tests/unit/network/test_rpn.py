@@ -27,9 +27,10 @@ def test_the_anchor_of_the_best_cell_becomes_the_best_proposal() -> None:
     row, column = 9, 5
     pyramid[1][0, 0, row, column] = 1
     with torch.inference_mode():
-        (proposals,) = network(pyramid, [(size, size)])
+        proposals, is_proposal = network(pyramid, torch.tensor([[size, size]]).float())
     center = torch.tensor([column * 8.0, row * 8.0])
-    assert torch.equal(proposals[0], torch.cat((center - 32, center + 32)).clamp(min=0))
+    assert is_proposal[0, 0]
+    assert torch.equal(proposals[0, 0], torch.cat((center - 32, center + 32)).clamp(min=0))
 
 
 def test_proposals_stay_inside_the_unpadded_image() -> None:
@@ -38,9 +39,15 @@ def test_proposals_stay_inside_the_unpadded_image() -> None:
     pyramid = [torch.randn(2, 4, 256 // stride, 256 // stride) for stride in STRIDES]
     sizes = [(250, 200), (230, 256)]
     with torch.inference_mode():
-        proposals = network(pyramid, sizes)
-    for boxes, (height, width) in zip(proposals, sizes, strict=True):
-        assert 0 < len(boxes) <= 1000
+        proposals, is_proposal = network(pyramid, torch.tensor(sizes).float())
+    assert proposals.shape == (2, 1000, 4)
+    for padded, is_some, (height, width) in zip(proposals, is_proposal, sizes, strict=True):
+        # Those that are some stand first; nothing but 0 follows them.
+        count = int(is_some.sum())
+        assert is_some[:count].all()
+        assert not padded[count:].any()
+        boxes = padded[:count]
+        assert len(boxes) > 0
         assert boxes.min() >= 0
         assert boxes[:, [0, 2]].max() <= width
         assert boxes[:, [1, 3]].max() <= height

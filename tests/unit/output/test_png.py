@@ -60,6 +60,13 @@ def test_samples_come_back_exactly(content, dtype, channels, size_hw):
             np.testing.assert_array_equal(read, samples)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_transparency_comes_back_exactly(dtype):
+    samples = noise((31, 17), (4,), dtype)
+    read = cv2.imdecode(np.frombuffer(encode_png(samples, {}), np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(cv2.cvtColor(read, cv2.COLOR_BGRA2RGBA), samples)
+
+
 def test_a_view_or_an_array_that_cannot_be_written_to_is_encoded_as_well():
     whole = noise((20, 30), (3,), np.uint8)
     part = whole[3:11, 5:17]
