@@ -1,8 +1,12 @@
 """A small HTTP/1.1 client that costs the generator's core as little as possible."""
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import cast
+
+# A server ends a connection that was idle for some seconds, perhaps in the moment when it is used.
+MAX_IDLE_S = 2.0
 
 
 class RequestLost(Exception):
@@ -36,13 +40,16 @@ class Pool:
         connection = await self._connection()
         answer = await connection.ask(request)
         if connection.is_open:
+            connection.idle_since_s = time.monotonic()
             self._idle.append(connection)
         return answer
 
     async def _connection(self) -> "_Connection":
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_open:
+            if time.monotonic() - connection.idle_since_s > MAX_IDLE_S:
+                connection.close()
+            elif connection.is_open:
                 return connection
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(_Connection, self._host, self._port)
@@ -59,6 +66,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.is_open = True
+        self.idle_since_s = 0.0
         self._received = bytearray()
         self._answer: asyncio.Future[Answer] | None = None
 

@@ -1,15 +1,19 @@
 """A real server around a device that only takes its time: what is left is what we add to it.
 
     python -m load_tests.stand_in [--batch-ms 20] [--image-ms 5] [--short-side 480]
+                                  [--models demo,second] [--load-ms 500 --capacity 1]
 
 Everything but the device side is the service's own; settings are `DENSEPOSE_*` variables.
 """
 
 import argparse
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -17,7 +21,7 @@ import numpy as np
 from model_store.catalogue import ModelCard, load_catalogue
 from service.allocator import keep_freed_memory
 from service.api.backend import ModelStatus
-from service.assembly import assemble
+from service.assembly import assemble, build_metrics
 from service.datatypes import Instance, Map, Output, Prediction, Sample
 from service.logs import configure_logging
 from service.server import run_server
@@ -33,15 +37,31 @@ class StandIn:
 
     batch_ms: float = 20.0
     image_ms: float = 5.0
+    # What a model takes to be loaded, and how many are at a time; those used last stay.
+    load_ms: float = 0.0
+    capacity: int = 64
+    _loads: OrderedDict[str, Future[None]] = field(default_factory=OrderedDict, init=False)
 
-    def request(self, _: ModelCard) -> Future[None]:
-        """Every model is there."""
-        loaded = Future[None]()
-        loaded.set_result(None)
-        return loaded
+    def request(self, card: ModelCard) -> Future[None]:
+        """Done when the model is there."""
+        if card.id not in self._loads:
+            load = self._loads[card.id] = Future[None]()
+            if len(self._loads) > self.capacity:
+                self._loads.popitem(last=False)
+            if self.load_ms:
+                threading.Timer(self.load_ms / 1000, load.set_result, [None]).start()
+            else:
+                load.set_result(None)
+        self._loads.move_to_end(card.id)
+        return self._loads[card.id]
 
-    def unload(self, _: str) -> None:
-        """There is nothing to give up."""
+    def lease(self, _: str) -> AbstractContextManager[object] | None:
+        """Nothing leaves while it is used."""
+        return nullcontext()
+
+    def unload(self, model_id: str) -> None:
+        """Gives a model up."""
+        self._loads.pop(model_id, None)
 
     def predict(self, _: str, samples: Sequence[Sample]) -> Sequence[Prediction]:
         """What is in the images: always the same."""
@@ -75,18 +95,22 @@ def main() -> None:
     parser.add_argument("--batch-ms", type=float, default=20.0)
     parser.add_argument("--image-ms", type=float, default=5.0)
     parser.add_argument("--short-side", type=int, default=480, help="what images are resized to")
+    parser.add_argument("--models", default="demo", help="a comma list of invented ids")
+    parser.add_argument("--load-ms", type=float, default=0.0)
+    parser.add_argument("--capacity", type=int, default=64, help="models that are loaded at a time")
     chosen = parser.parse_args()
     keep_freed_memory()
     settings = read_settings()
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     sides = {"short_side": chosen.short_side, "long_side": 5 * chosen.short_side // 3}
-    cards: Mapping[str, ModelCard] = {"demo": replace(load_catalogue()["demo"], **sides)}
+    demo = replace(load_catalogue()["demo"], **sides)
+    cards = {name: replace(demo, id=name, aliases=()) for name in chosen.models.split(",")}
     service = assemble(
         settings,
-        StandIn(chosen.batch_ms, chosen.image_ms),
+        StandIn(chosen.batch_ms, chosen.image_ms, chosen.load_ms, chosen.capacity),
         lambda: cards,
         lambda _: ModelStatus("ready"),
-        {"torch": "none", "cuda": "none"},
+        build_metrics({"torch": "none", "cuda": "none"}),
     )
     run_server(
         service.application,

@@ -2,26 +2,31 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 
 import torch
 
 from model_store.catalogue import ModelCard, find_model, load_catalogue
-from model_store.errors import CheckpointUnavailable
+from model_store.errors import CheckpointUnavailable, UnknownModel
 from model_store.store import ModelStore
-from service.api.backend import ModelStatus
-from service.assembly import Service, assemble
+from service.api.backend import ModelState, ModelStatus
+from service.assembly import Service, assemble, build_metrics
 from service.datatypes import Prediction, Sample
 from service.errors import AnswerTooLarge, Draining
+from service.inference.device_memory import Arrays, give_back_memory, memory_budget, pin_arrays
 from service.inference.loading import DTYPES, build_predictor, find_device
-from service.inference.resident import LoadedModel, ResidentModels
+from service.inference.model_source import LoadedModel, ModelSource
+from service.inference.resident import ResidentModels
+from service.metrics import Memory, Metrics
 from service.settings import Settings
 
 
 class ServedModels:
     """The models that are served: what the store has of them, and what is on the device."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
+        """What happens to the models is told by `metrics`, if somebody looks at them."""
         self._settings = settings
         self._device = find_device(settings.device)
         self._dtype = DTYPES[settings.precision]
@@ -30,7 +35,21 @@ class ServedModels:
         )
         self._as_set = {card.id: self._with_sides(card) for card in self._store.cards.values()}
         self._is_closing = False
-        self._resident = ResidentModels(self._load, is_stored=self._is_stored, fetch=self._fetch)
+        self._budget = memory_budget(self._device, settings.device_memory)
+        self._resident = ResidentModels(
+            ModelSource(
+                is_stored=self._is_stored,
+                fetch=self._fetch,
+                read=self._store.load_arrays,
+                copy=pin_arrays,
+                build=self._build,
+                count_bytes=self._count_bytes,
+                give_back=lambda: give_back_memory(self._device),
+            ),
+            self._budget,
+            metrics or Metrics({}),
+            kept=self._preloaded(),
+        )
 
     def cards(self) -> dict[str, ModelCard]:
         """All of them, by id."""
@@ -45,22 +64,50 @@ class ServedModels:
     def status_of(self, card: ModelCard) -> ModelStatus:
         """Where a model is, and what it takes there."""
         stored = self._store.state(card)
-        load = self._resident.find(card.id)
-        if load is None or stored.state == "downloading":
-            return ModelStatus(stored.state, stored.num_bytes)
-        if not load.done():
-            return ModelStatus("loading", stored.num_bytes)
-        if load.exception() is not None:
-            return ModelStatus("failed", stored.num_bytes)
-        unused_arrays = load.result().unused_arrays
-        return ModelStatus("ready", stored.num_bytes, unused_arrays=unused_arrays)
+        here = self._resident.residence(card.id)
+        state: ModelState = here.place or stored.state
+        if stored.state == "downloading" and here.place != "ready":
+            state = "downloading"
+        return ModelStatus(
+            state,
+            stored.num_bytes,
+            bytes_on_host=here.bytes_on_host,
+            bytes_on_device=here.bytes_on_device,
+            unused_arrays=here.unused_arrays,
+        )
 
-    def request(self, card: ModelCard, /) -> Future[LoadedModel]:
+    def memory(self) -> Memory:
+        """Where all of them are, and what they take there."""
+        statuses = {card.id: self.status_of(card) for card in self.cards().values()}
+        places = {
+            (model_id, place): num_bytes
+            for model_id, status in statuses.items()
+            for place, num_bytes in (
+                ("disk", status.bytes_on_disk),
+                ("host", status.bytes_on_host),
+                ("device", status.bytes_on_device),
+            )
+        }
+        return Memory(
+            {model_id: status.state for model_id, status in statuses.items()},
+            {place: num_bytes or 0 for place, num_bytes in places.items()},
+            {
+                "used": self._resident.used_bytes,
+                "budget": self._budget.device_bytes,
+                "total": self._budget.total_bytes,
+            },
+        )
+
+    def request(self, card: ModelCard, /) -> Future[None]:
         """Done when the model is loaded, or could not be; loads it where that is needed."""
         return self._resident.request(card)
 
+    def lease(self, model_id: str, /) -> AbstractContextManager[object] | None:
+        """Keeps a model loaded for the length of a block; None where it has left meanwhile."""
+        return self._resident.lease(model_id)
+
     def unload(self, model_id: str, /) -> None:
-        """Gives up a model that is loaded."""
+        """Gives up a model when nobody uses it any more."""
         self._resident.unload(model_id)
 
     def predict(
@@ -92,8 +139,7 @@ class ServedModels:
             CheckpointRejected: what was had is not the model's file.
         """
         download = self._settings.download
-        preloaded = {find_model(self._store.cards, name).id for name in self._settings.preload}
-        if download == "never" or (download == "preload" and card.id not in preloaded):
+        if download == "never" or (download == "preload" and card.id not in self._preloaded()):
             raise CheckpointUnavailable(
                 f"{card.id} is not in the model store, and requests may not download here: ask "
                 f"the operator for `densepose models pull {card.id}`"
@@ -104,9 +150,23 @@ class ServedModels:
         if self._is_closing:
             raise Draining("The service is shutting down: ask another replica.")
 
-    def _load(self, card: ModelCard) -> LoadedModel:
-        arrays = self._store.load_arrays(card)
-        return LoadedModel(*build_predictor(card, arrays, self._device, self._dtype))
+    def _preloaded(self) -> set[str]:
+        """Those that are loaded before the service is ready, and stay."""
+        cards = self._store.cards
+        preloaded = set()
+        for name in self._settings.preload:
+            # One that is not there is complained of when it is to be loaded.
+            with suppress(UnknownModel):
+                preloaded.add(find_model(cards, name).id)
+        return preloaded
+
+    def _build(self, card: ModelCard, arrays: Arrays) -> LoadedModel:
+        predictor, unused_arrays = build_predictor(card, arrays, self._device, self._dtype)
+        return LoadedModel(predictor, unused_arrays, predictor.num_bytes)
+
+    def _count_bytes(self, arrays: Arrays) -> int:
+        num_values = sum(array.size for array in arrays.values())
+        return num_values * self._dtype.itemsize
 
 
 def build_service(settings: Settings) -> Service:
@@ -115,6 +175,7 @@ def build_service(settings: Settings) -> Service:
     Raises:
         DeviceUnavailable: the chosen device is not there.
     """
-    models = ServedModels(settings)
-    build_info = {"torch": torch.__version__, "cuda": torch.version.cuda or "none"}
-    return assemble(settings, models, models.cards, models.status_of, build_info)
+    metrics = build_metrics({"torch": torch.__version__, "cuda": torch.version.cuda or "none"})
+    models = ServedModels(settings, metrics)
+    metrics.watch_memory(models.memory)
+    return assemble(settings, models, models.cards, models.status_of, metrics)

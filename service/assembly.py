@@ -9,10 +9,14 @@ from importlib import metadata
 from fastapi import FastAPI
 
 from model_store.catalogue import ModelCard
+from service.api.access import Access
 from service.api.application import create_application
 from service.api.backend import Backend, ModelStatus
 from service.api.densepose import Limits, Threads
+from service.api.key_file import KeyFile
+from service.api.keys import Key
 from service.engine import Engine, Models, QueueLimits
+from service.errors import InvalidSetting
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -33,24 +37,16 @@ def assemble(
     models: Models,
     cards: Callable[[], Mapping[str, ModelCard]],
     status_of: Callable[[ModelCard], ModelStatus],
-    build_info: Mapping[str, str],
+    metrics: Metrics,
+    *,
+    hang_s: float | None = None,
 ) -> Service:
-    """The service; `cards` has the models that it serves, `build_info` what it was built with."""
-    metrics = Metrics({"version": metadata.version("densepose-serving"), **build_info})
-    engine = Engine(
-        models,
-        cards,
-        preload=settings.preload,
-        limits=QueueLimits(
-            max_batch=settings.max_batch,
-            max_queue=settings.max_queue,
-            max_delay_ms=settings.max_delay_ms,
-            timeout_ms=settings.timeout_ms,
-            image_pixels=_padded(settings.short_side) * _padded(settings.long_side),
-        ),
-        metrics=metrics,
-    )
-    num_threads = min(_num_cores(), MAX_THREADS)
+    """The service; `cards` has the models that it serves, `hang_s` is as in `QueueLimits`.
+
+    Raises:
+        InvalidSetting: the file of API keys cannot be used.
+    """
+    engine = build_engine(settings, models, cards, metrics, hang_s=hang_s)
     application = create_application(
         backend=Backend(
             cards=cards,
@@ -60,7 +56,7 @@ def assemble(
             queue=engine.queue(),
             readiness=engine.readiness,
             liveness=engine.liveness,
-            is_draining=lambda: engine.is_draining,
+            is_draining=lambda: engine.is_draining or engine.failure is not None,
         ),
         default_model=settings.default_model,
         limits=Limits(
@@ -70,16 +66,67 @@ def assemble(
             max_pixels=settings.max_pixels,
             max_inflight_bytes=settings.max_inflight_bytes,
             max_answer_samples=settings.max_answer_pixels,
+            max_connections=settings.max_connections,
         ),
         metrics=metrics,
-        admin_key_sha256=settings.admin_key,
-        threads=Threads(
-            decoders=ThreadPoolExecutor(num_threads, thread_name_prefix="decoder"),
-            encoders=ThreadPoolExecutor(num_threads, thread_name_prefix="encoder"),
-        ),
+        access=Access(_keys(settings), settings.admin_key),
+        cors_origins=settings.cors_origins,
+        threads=build_threads(),
         lifespan=engine.lifespan,
     )
     return Service(application, engine)
+
+
+def build_metrics(build_info: Mapping[str, str]) -> Metrics:
+    """The metrics of a service of this version; `build_info` has what it was built with."""
+    return Metrics({"version": metadata.version("densepose-serving"), **build_info})
+
+
+def build_engine(
+    settings: Settings,
+    models: Models,
+    cards: Callable[[], Mapping[str, ModelCard]],
+    metrics: Metrics,
+    *,
+    hang_s: float | None = None,
+) -> Engine:
+    """The way to these models, within the limits that are set."""
+    return Engine(
+        models,
+        cards,
+        preload=settings.preload,
+        limits=QueueLimits(
+            max_batch=settings.max_batch,
+            max_queue=settings.max_queue,
+            max_delay_ms=settings.max_delay_ms,
+            timeout_ms=settings.timeout_ms,
+            image_pixels=_padded(settings.short_side) * _padded(settings.long_side),
+            hang_s=hang_s,
+        ),
+        metrics=metrics,
+    )
+
+
+def build_threads() -> Threads:
+    """The pools, of as many threads as there are cores."""
+    num_threads = min(_num_cores(), MAX_THREADS)
+    return Threads(
+        decoders=ThreadPoolExecutor(num_threads, thread_name_prefix="decoder"),
+        encoders=ThreadPoolExecutor(num_threads, thread_name_prefix="encoder"),
+    )
+
+
+def _keys(settings: Settings) -> Callable[[], tuple[Key, ...]] | None:
+    """The API keys of the moment; None where nobody needs one."""
+    if settings.api_keys_file is None:
+        return (lambda: settings.api_keys) if settings.api_keys else None
+    try:
+        file = KeyFile(settings.api_keys_file)
+    except OSError as error:
+        raise InvalidSetting(f"DENSEPOSE_API_KEYS_FILE cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise InvalidSetting(f"DENSEPOSE_API_KEYS_FILE cannot be used: {error}") from None
+    return lambda: (*settings.api_keys, *file.keys())
 
 
 def _num_cores() -> int:

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -18,11 +18,18 @@ from model_store.catalogue import ModelCard, find_model
 from model_store.errors import ModelStoreError
 from service.api.backend import Queue
 from service.batching.admission import Admission
-from service.batching.device_thread import BatchReport, DeviceThread
+from service.batching.device_thread import BatchReport, DeviceThread, Failure, Patience
 from service.batching.scheduler import Budget, Scheduler, waited_in_vain
 from service.batching.ticket import BatchKey, Ticket
 from service.datatypes import Prediction, Query, Sample
-from service.errors import DeadlineExceeded, Draining, ModelLoading, ServiceError
+from service.errors import (
+    DeadlineExceeded,
+    DeviceFailed,
+    Draining,
+    ModelLoading,
+    ServiceError,
+    Unhealthy,
+)
 from service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -31,6 +38,11 @@ FIRST_PRELOAD_BACKOFF_S, MAX_PRELOAD_BACKOFF_S = 1.0, 300.0
 # A model is warm when it has seen one small image.
 WARM_UP_SIDE = 128
 WARM_UP_TIMEOUT_S = 600.0
+# A batch that takes so many times what a request may take is one that nobody waits for any more;
+# the floor is for operators who allow little, and the first batch of a model for kernels that are
+# chosen, compiled and loaded.
+HANG_TIMEOUTS, MIN_HANG_S, FIRST_HANG_S = 4.0, 60.0, 600.0
+WATCH_PERIOD_S = 0.25
 LAG_PERIOD_S = 0.1
 # Of a batch's instances, all together: somewhat more than requests may find by default.
 INSTANCES_PER_IMAGE = 32
@@ -42,8 +54,11 @@ class Models(Protocol):
     def request(self, card: ModelCard, /) -> Future[Any]:
         """Done when the model is loaded, or could not be; loads it where that is needed."""
 
+    def lease(self, model_id: str, /) -> AbstractContextManager[object] | None:
+        """Keeps a model loaded for the length of a block; None where it has left meanwhile."""
+
     def unload(self, model_id: str, /) -> None:
-        """Gives up a model that is loaded."""
+        """Gives up a model when nobody uses it any more."""
 
     def predict(
         self, model_id: str, samples: Sequence[Sample], /
@@ -64,6 +79,16 @@ class QueueLimits:
     timeout_ms: int
     # Of the largest image that is common: so many fit into a batch as `max_batch` says.
     image_pixels: int
+    # How long a batch may take before the device counts as hanging; None: by `timeout_ms`.
+    hang_s: float | None = None
+
+    @property
+    def patience(self) -> Patience:
+        """The same for any batch, and for the first one of a model."""
+        if self.hang_s is not None:
+            return Patience(self.hang_s, self.hang_s)
+        batch_s = max(HANG_TIMEOUTS * self.timeout_ms / 1000, MIN_HANG_S)
+        return Patience(batch_s, max(batch_s, FIRST_HANG_S))
 
 
 class Engine:
@@ -87,6 +112,8 @@ class Engine:
             Scheduler(_budget(limits), max_delay_s=limits.max_delay_ms / 1000),
             count_instances=lambda prediction: len(prediction.instances),
             on_batch=self._measure,
+            on_failure=self._measure_failure,
+            patience=limits.patience,
         )
         self._admission = Admission(self._device, max_queue=limits.max_queue)
         self._measured_models = set[str]()
@@ -102,6 +129,11 @@ class Engine:
         """Requests that were accepted and have not ended."""
         return self._admission.num_accepted
 
+    @property
+    def failure(self) -> Failure | None:
+        """Why nothing can be computed any more in this process; None: all is well."""
+        return self._device.failure
+
     def queue(self) -> Queue:
         """The way of a request to the device."""
         return Queue(
@@ -115,9 +147,9 @@ class Engine:
 
     def readiness(self) -> tuple[bool, str]:
         """Whether requests should be sent here, and why not."""
-        if self.is_draining:
-            return False, "draining"
         is_alive, reason = self.liveness()
+        if is_alive and self.is_draining:
+            return False, "draining"
         if is_alive and self._awaited:
             name, reason = next(iter(self._awaited.items()))
             return False, f"{name}: {reason}"
@@ -125,22 +157,24 @@ class Engine:
 
     def liveness(self) -> tuple[bool, str]:
         """Whether the device can be used; where not, only another process could."""
-        if self._device.is_alive:
+        if self._device.failure is None:
             return True, "serving"
-        return False, "the device fails again and again"
+        return False, self._device.failure.message
 
     @asynccontextmanager
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
         """Preloads while the application runs; at its end finishes what was accepted."""
         tasks = [asyncio.create_task(self._preload(name)) for name in self._awaited]
         tasks.append(asyncio.create_task(self._watch_event_loop()))
+        tasks.append(asyncio.create_task(self._watch_device()))
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.to_thread(self._device.stop)
-            await asyncio.to_thread(self._models.close)
+            if self.failure is None:
+                await asyncio.to_thread(self._models.close)
 
     def drain(self) -> None:
         """Says that no more requests should come; those that come are served. Signal-safe."""
@@ -154,9 +188,7 @@ class Engine:
         """Gives up the requests that wait; those on the device are finished."""
         self.close()
         self._is_hurried = True
-        for timeout in self._load_timeouts:
-            if not timeout.expired():
-                timeout.reschedule(asyncio.get_running_loop().time())
+        self._end_waits_for_models()
         self._device.refuse_waiting(_shutting_down())
 
     def abandon(self) -> None:
@@ -164,28 +196,53 @@ class Engine:
         self.hurry()
         self._device.abandon(_shutting_down())
 
+    def _end_waits_for_models(self) -> None:
+        for timeout in self._load_timeouts:
+            if not timeout.expired():
+                timeout.reschedule(asyncio.get_running_loop().time())
+
     async def _prepare(self, card: ModelCard, deadline_s: float) -> None:
+        await self._load(card, deadline_s)
+        self._admission.check_turn(card.id, deadline_s - time.monotonic())
+
+    async def _lease(self, card: ModelCard, deadline_s: float) -> AbstractContextManager[object]:
+        """The model, until the end of a block; waited for again if it has made room for others."""
+        while (lease := self._models.lease(card.id)) is None:
+            await self._load(card, deadline_s)
+        return lease
+
+    async def _load(self, card: ModelCard, deadline_s: float) -> None:
         load = self._models.request(card)
         if not load.done():
-            with self._admission.step_aside():
+            with self._admission.step_aside(card.id):
                 await self._wait_for(load, card, deadline_s)
         load.result()
-        self._admission.check_deadline(card.id, deadline_s - time.monotonic())
 
     async def _wait_for(self, load: Future[Any], card: ModelCard, deadline_s: float) -> None:
         try:
             async with asyncio.timeout(deadline_s - time.monotonic()) as timeout:
                 self._load_timeouts.add(timeout)
+                loading = asyncio.wrap_future(load)
+                loading.add_done_callback(_notice)
                 # Others wait for the same load.
-                await asyncio.shield(asyncio.wrap_future(load))
+                await asyncio.shield(loading)
         except TimeoutError:
+            if self.failure is not None:
+                raise Unhealthy("The device has failed: try another replica.") from None
             if self._is_hurried:
                 raise _shutting_down() from None
             raise ModelLoading(f"{card.id} is being loaded: try again in a moment.") from None
+        except DeviceFailed as error:
+            self._device.fail(Failure("device", error.reason))
+            raise
         finally:
             self._load_timeouts.discard(timeout)
 
     async def _predict(self, card: ModelCard, sample: Sample, deadline_s: float) -> Prediction:
+        with await self._lease(card, deadline_s):
+            return await self._run_sample(card, sample, deadline_s)
+
+    async def _run_sample(self, card: ModelCard, sample: Sample, deadline_s: float) -> Prediction:
         if self._is_hurried:
             raise _shutting_down()
         ticket = _ticket(card, sample, deadline_s)
@@ -218,9 +275,14 @@ class Engine:
         metrics.device_busy.labels(model).inc(report.seconds)
         if report.num_splits:
             metrics.batch_splits.labels(model).inc(report.num_splits)
+        if report.num_out_of_memory:
+            metrics.out_of_memory.labels(model).inc(report.num_out_of_memory)
         queue_wait = metrics.queue_wait.labels(model)
         for ticket in batch.tickets:
             queue_wait.observe(batch.started_s - ticket.queued_s)
+
+    def _measure_failure(self, failure: Failure) -> None:
+        self._metrics.fatal_errors.labels(failure.reason).inc()
 
     def _measure_queue_of(self, model_id: str) -> None:
         if model_id not in self._measured_models:
@@ -236,6 +298,13 @@ class Engine:
             due_s = time.monotonic() + LAG_PERIOD_S
             await asyncio.sleep(LAG_PERIOD_S)
             self._metrics.event_loop_lag.observe(max(time.monotonic() - due_s, 0.0))
+
+    async def _watch_device(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_PERIOD_S)
+            self._device.check_hang()
+            if self.failure is not None:
+                self._end_waits_for_models()
 
     async def _preload(self, name: str) -> None:
         """Load and warm a model; while it cannot be had, say why and try again."""
@@ -261,6 +330,12 @@ class Engine:
         box = (0.0, 0.0, float(WARM_UP_SIDE), float(WARM_UP_SIDE))
         query = Query(frozenset(), boxes_xyxy=(box,), class_ids=(0,))
         await self._predict(card, Sample(grey, (WARM_UP_SIDE, WARM_UP_SIDE), query), deadline_s)
+
+
+def _notice(loading: asyncio.Future[Any]) -> None:
+    """Takes note of how a load ended, which asyncio would otherwise complain of."""
+    if not loading.cancelled():
+        loading.exception()
 
 
 def _ticket(card: ModelCard, sample: Sample, deadline_s: float) -> Ticket[Sample, Prediction]:

@@ -9,17 +9,40 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic
+from typing import Generic, Literal
 
 from service.batching.isolation import Outcome, Run, run_isolated
 from service.batching.scheduler import Scheduler
 from service.batching.ticket import Batch, R, S, Ticket, resolve
-from service.errors import Unhealthy
+from service.errors import DeviceFailed, Unhealthy
 
 logger = logging.getLogger(__name__)
 
 # The thread is started anew after this many deaths without a batch between them, and no more.
 MAX_RESTARTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why nothing can be computed any more in this process.
+
+    The device is lost, it hangs (a watchdog's finding), or its thread dies again and again.
+    `message` is for operators.
+    """
+
+    reason: Literal["device", "watchdog", "thread"]
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a batch may take before the device counts as hanging, in seconds.
+
+    The first batch of a model may have kernels to choose, compile and load.
+    """
+
+    batch_s: float
+    first_batch_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +52,7 @@ class BatchReport(Generic[S, R]):
     batch: Batch[S, R]
     seconds: float
     num_splits: int
+    num_out_of_memory: int
 
 
 class DeviceThread(Generic[S, R]):
@@ -41,22 +65,29 @@ class DeviceThread(Generic[S, R]):
         *,
         count_instances: Callable[[R], int],
         on_batch: Callable[[BatchReport[S, R]], None],
+        on_failure: Callable[[Failure], None],
+        patience: Patience,
     ) -> None:
-        """`on_batch` is called on the device's thread after each batch."""
+        """`on_batch` is called on the device's thread after each batch; `on_failure` once."""
         self._run = run
         self._scheduler = scheduler
         self._count_instances = count_instances
         self._on_batch = on_batch
+        self._on_failure = on_failure
+        self._patience = patience
         # Guards the scheduler and the flags: the event loop submits, the device's thread takes.
         self._changed = threading.Condition()
         self._is_stopping = False
         self._num_deaths = 0
+        # Models that have had a batch run to its end.
+        self._known_models = set[str]()
+        self.failure: Failure | None = None
         self._thread = self._start()
 
     @property
     def is_alive(self) -> bool:
         """Whether what is submitted will be computed."""
-        return not self._is_stopping and self._num_deaths <= MAX_RESTARTS
+        return not self._is_stopping and self.failure is None
 
     @property
     def num_running(self) -> int:
@@ -68,6 +99,11 @@ class DeviceThread(Generic[S, R]):
         """Seconds until all that is queued now has been run, as far as costs are known."""
         with self._changed:
             return self._scheduler.wait_s(time.monotonic())
+
+    def turn_s(self, model_id: str) -> float:
+        """The same of what is queued of a model, while others have their fair share."""
+        with self._changed:
+            return self._scheduler.turn_s(model_id, time.monotonic())
 
     def image_s(self, model_id: str) -> float:
         """What an image of the model takes on average; 0 where that is not known, or not lately."""
@@ -107,12 +143,41 @@ class DeviceThread(Generic[S, R]):
         with self._changed:
             self._end_all(error)
 
+    def fail(self, failure: Failure) -> None:
+        """Gives the device up for good: ends all tickets, and takes no more."""
+        with self._changed:
+            if self.failure is not None:
+                return
+            self.failure = failure
+            self._end_all(Unhealthy("The device has failed: try another replica."))
+            self._changed.notify()
+        logger.critical(
+            "the device has failed",
+            extra={"fields": {"reason": failure.reason, "message": failure.message}},
+        )
+        self._on_failure(failure)
+
+    def check_hang(self) -> None:
+        """Gives the device up if its batch takes longer than one possibly could."""
+        with self._changed:
+            batch = self._scheduler.running
+            if batch is None or self.failure is not None:
+                return
+            model_id = batch.key.model_id
+            is_known = model_id in self._known_models
+            limit_s = self._patience.batch_s if is_known else self._patience.first_batch_s
+            taken_s = time.monotonic() - batch.started_s
+        if taken_s > limit_s:
+            message = f"a batch of {model_id} has not come back for {taken_s:.0f} s"
+            self.fail(Failure("watchdog", message))
+
     def stop(self) -> None:
-        """Compute what is queued, then end the thread."""
+        """Compute what is queued, then end the thread; one that has failed is left alone."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify()
-        self._thread.join()
+        if self.failure is None:
+            self._thread.join()
 
     def _start(self) -> threading.Thread:
         thread = threading.Thread(target=self._work, name="device", daemon=True)
@@ -133,20 +198,26 @@ class DeviceThread(Generic[S, R]):
         batch = self._next_batch()
         if batch is None:
             return False
-        outcome = run_isolated(self._run, batch.key, [ticket.sample for ticket in batch.tickets])
+        samples = [ticket.sample for ticket in batch.tickets]
+        try:
+            outcome = run_isolated(self._run, batch.key, samples)
+        except DeviceFailed as error:
+            self.fail(Failure("device", error.reason))
+            return False
         self._finish(batch, outcome)
         return True
 
     def _next_batch(self) -> Batch[S, R] | None:
         """The next batch, when there is one; None at the end."""
         with self._changed:
-            while True:
+            while self.failure is None:
                 now_s = time.monotonic()
                 batch = self._scheduler.next_batch(now_s, is_patient=not self._is_stopping)
                 if batch is not None or self._is_stopping:
                     return batch
                 due_s = self._scheduler.next_due_s(now_s)
                 self._changed.wait(None if due_s is None else due_s - now_s)
+            return None
 
     def _finish(self, batch: Batch[S, R], outcome: Outcome[R]) -> None:
         now_s = time.monotonic()
@@ -155,16 +226,21 @@ class DeviceThread(Generic[S, R]):
             results = [one for one in outcome.results if not isinstance(one, Exception)]
             num_instances = sum(map(self._count_instances, results)) if results else None
         with self._changed:
-            self._scheduler.finished(now_s, num_instances)
+            self._scheduler.finished(now_s, num_instances, outcome.too_large)
+            self._known_models.add(batch.key.model_id)
             self._num_deaths = 0
         for ticket, result in zip(batch.tickets, outcome.results, strict=True):
             resolve(ticket, result)
-        self._on_batch(BatchReport(batch, now_s - batch.started_s, outcome.num_splits))
+        self._on_batch(
+            BatchReport(batch, now_s - batch.started_s, outcome.num_splits, len(outcome.too_large))
+        )
 
     def _bury(self) -> None:
         """Tells everyone who waits, and starts another thread unless that has been of no use."""
         with self._changed:
             self._num_deaths += 1
+            if self._num_deaths > MAX_RESTARTS:
+                self.fail(Failure("thread", "the device's thread dies again and again"))
             self._end_all(Unhealthy("The device has failed: try again, or another replica."))
             self._scheduler.finished(time.monotonic(), None)
             if self.is_alive:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Generic
 
 from service.batching.cost import CostModel, Work
+from service.batching.fairness import FairShares
 from service.batching.growth import GrowthLimit
+from service.batching.memory_limit import MemoryLimit
 from service.batching.ticket import Batch, BatchKey, R, S, Ticket, Trigger, refuse
 from service.errors import Overloaded
 
@@ -34,6 +36,8 @@ class _Plan:
     # When it may go if nobody joins it.
     due_s: float
     urgency_s: float
+    # What it will take, as far as costs are known.
+    seconds: float
 
 
 def check_deadline(spare_s: float, *, wait_s: float, done_s: float) -> None:
@@ -61,7 +65,11 @@ def waited_in_vain(wait_s: float) -> Overloaded:
 
 
 class Scheduler(Generic[S, R]):
-    """Tickets in, batches out. At most one batch runs at a time."""
+    """Tickets in, batches out. At most one batch runs at a time.
+
+    Models share the device's seconds evenly as long as they have tickets; among the queues of a
+    model, and within what a batch takes among models, the oldest ticket goes first.
+    """
 
     def __init__(self, budget: Budget, *, max_delay_s: float = 0.0) -> None:
         self._budget = budget
@@ -69,6 +77,10 @@ class Scheduler(Generic[S, R]):
         # In the order of arrival; a queue without tickets does not exist.
         self._queues: dict[BatchKey, list[Ticket[S, R]]] = {}
         self._growth = GrowthLimit(budget.max_images)
+        self._memory = MemoryLimit(budget.max_images)
+        self._shares = FairShares()
+        # What the running batch was thought to take.
+        self._expected_s = 0.0
         self._costs: dict[str, CostModel] = {}
         self.running: Batch[S, R] | None = None
 
@@ -90,10 +102,15 @@ class Scheduler(Generic[S, R]):
         Raises:
             Overloaded: it would not be done by its deadline.
         """
-        wait_s = self.wait_s(now_s)
-        is_known = self._cost_of(ticket.key.model_id).is_known(now_s)
-        done_s = self.wait_s(now_s, ticket) if is_known else wait_s
+        model_id = ticket.key.model_id
+        wait_s = self.turn_s(model_id, now_s)
+        is_known = self._cost_of(model_id).is_known(now_s)
+        done_s = self.turn_s(model_id, now_s, ticket) if is_known else wait_s
         check_deadline(ticket.deadline_s - now_s, wait_s=wait_s, done_s=done_s)
+        if not self._queues and self.running is None:
+            self._shares.level()
+        if not self._waits(model_id):
+            self._shares.join(model_id)
         self._queues.setdefault(ticket.key, []).append(ticket)
 
     def withdraw(self, ticket: Ticket[S, R]) -> None:
@@ -120,51 +137,107 @@ class Scheduler(Generic[S, R]):
             due = [plan for plan in plans if plan.due_s <= now_s or not is_patient]
             if not due:
                 return None
-            batch = self._take(max(due, key=lambda plan: plan.urgency_s), now_s)
+            chosen = self._choose(due)
+            batch = self._take(chosen, now_s)
             # All of them may have been cancelled in this moment.
             if batch.tickets:
-                self.running = batch
+                self.running, self._expected_s = batch, chosen.seconds
+                self._shares.begin(batch.key.model_id, chosen.seconds)
                 return batch
 
     def next_due_s(self, now_s: float) -> float | None:
         """When to ask again, where tickets wait for nothing but the operator's delay."""
         return min((self._plan(key, now_s).due_s for key in self._queues), default=None)
 
-    def finished(self, now_s: float, num_instances: int | None) -> None:
+    def finished(
+        self, now_s: float, num_instances: int | None, too_large: Sequence[int] = ()
+    ) -> None:
         """The batch has been run, and found these instances; None: it failed, and teaches nothing.
 
-        Its tickets are its runner's to end.
+        `too_large` are the numbers of its images that did not fit the device's memory. Its tickets
+        are its runner's to end.
         """
         batch, self.running = self.running, None
-        if batch is None or num_instances is None:
+        if batch is None:
             return
         seconds = now_s - batch.started_s
+        self._shares.correct(batch.key.model_id, seconds - self._expected_s)
+        for num_images in too_large:
+            self._memory.ran_out(batch.key, num_images)
+        if num_instances is None:
+            return
         num_images = len(batch.tickets)
+        if not too_large:
+            self._memory.fitted(batch.key, num_images)
         work = Work(num_images, num_images * batch.key.num_pixels, num_instances)
         self._cost_of(batch.key.model_id).measure(work, seconds, now_s)
         self._growth.measure(batch.key, num_images, seconds)
 
-    def wait_s(self, now_s: float, joining: Ticket[S, R] | None = None) -> float:
-        """Seconds until all that is queued now has been run, as far as costs are known.
+    def wait_s(self, now_s: float) -> float:
+        """Seconds until all that is queued now has been run, as far as costs are known."""
+        queued_s = sum(self._queue_s(key, queue) for key, queue in self._queues.items())
+        return self._remaining_s(now_s) + queued_s
 
-        So much, too, until a ticket has been run that joins it.
+    def turn_s(self, model_id: str, now_s: float, joining: Ticket[S, R] | None = None) -> float:
+        """Seconds until all that is queued now of a model has been run; so, too, what joins it.
+
+        Meanwhile every other model has its fair share, and no more.
         """
-        total_s = 0.0
-        if self.running is not None:
-            elapsed_s = now_s - self.running.started_s
-            total_s = max(self._seconds(self.running.key, self.running.tickets) - elapsed_s, 0.0)
         queues: dict[BatchKey, Sequence[Ticket[S, R]]] = {**self._queues}
         if joining is not None:
             queues[joining.key] = [*queues.get(joining.key, ()), joining]
+        queued_s = dict.fromkeys((key.model_id for key in queues), 0.0)
+        batch_s = dict(queued_s)
         for key, queue in queues.items():
-            num_batches = math.ceil(len(queue) / self._growth.limit(key))
-            total_s += self._seconds(key, queue, num_batches)
-        return total_s
+            seconds = self._queue_s(key, queue)
+            queued_s[key.model_id] += seconds
+            batch_s[key.model_id] = max(
+                batch_s[key.model_id], seconds / self._num_batches(key, queue)
+            )
+        own_s = queued_s.pop(model_id, 0.0)
+        end_s = self._shares.of(model_id) + own_s
+        others_s = sum(
+            # The last of its batches may begin just before its share is used up.
+            min(seconds, max(end_s - self._shares.had_s(other), 0.0) + batch_s[other])
+            for other, seconds in queued_s.items()
+        )
+        return self._remaining_s(now_s) + own_s + others_s
 
     def image_s(self, model_id: str, now_s: float) -> float:
         """What an image of the model takes on average; 0 where that is not known, or not lately."""
         cost = self._cost_of(model_id)
         return cost.seconds_per_image if cost.is_known(now_s) else 0.0
+
+    def _choose(self, due: Sequence[_Plan]) -> _Plan:
+        """The most urgent of those whose models are not ahead of others by a batch."""
+        had_s = {plan.key.model_id: self._shares.had_s(plan.key.model_id) for plan in due}
+        least_s = min(had_s.values())
+        ahead_s = max(plan.seconds for plan in due)
+        return max(
+            (
+                plan
+                for plan in due
+                if had_s[plan.key.model_id] <= least_s
+                or had_s[plan.key.model_id] < least_s + ahead_s
+            ),
+            key=lambda plan: plan.urgency_s,
+        )
+
+    def _waits(self, model_id: str) -> bool:
+        return any(key.model_id == model_id for key in self._queues)
+
+    def _remaining_s(self, now_s: float) -> float:
+        """What is left of the batch that runs."""
+        if self.running is None:
+            return 0.0
+        elapsed_s = now_s - self.running.started_s
+        return max(self._seconds(self.running.key, self.running.tickets) - elapsed_s, 0.0)
+
+    def _queue_s(self, key: BatchKey, queue: Sequence[Ticket[S, R]]) -> float:
+        return self._seconds(key, queue, self._num_batches(key, queue))
+
+    def _num_batches(self, key: BatchKey, queue: Sequence[Ticket[S, R]]) -> int:
+        return math.ceil(len(queue) / min(self._growth.limit(key), self._memory.limit(key)))
 
     def _drop_hopeless(self, now_s: float) -> None:
         """Ends tickets that cannot be run by their deadline, and forgets cancelled ones."""
@@ -177,13 +250,13 @@ class Scheduler(Generic[S, R]):
                     if not ticket.result.cancelled():
                         kept.append(ticket)
                 else:
-                    refuse(ticket, waited_in_vain(self.wait_s(now_s)))
+                    refuse(ticket, waited_in_vain(self.turn_s(key.model_id, now_s)))
             self._keep(key, kept)
 
     def _plan(self, key: BatchKey, now_s: float) -> _Plan:
         """As many as the budget, the growth limit and the deadlines allow, from the oldest on."""
         queue = self._queues[key]
-        size = self._growth.next_size(key)
+        size = min(self._growth.next_size(key), self._memory.limit(key))
         num_images, obstacle = 1, None
         while num_images < min(size, len(queue)) and obstacle is None:
             obstacle = self._obstacle(key, queue[: num_images + 1], now_s)
@@ -197,7 +270,8 @@ class Scheduler(Generic[S, R]):
         trigger = obstacle or (Trigger.IDLE if num_images == len(queue) else Trigger.FULL)
         # The oldest goes first. A batch may overtake it by as long as going together saves.
         saved_s = self._seconds(key, tickets, num_images) - seconds
-        return _Plan(key, num_images, trigger, due_s, now_s - queue[0].queued_s + saved_s)
+        urgency_s = now_s - queue[0].queued_s + saved_s
+        return _Plan(key, num_images, trigger, due_s, urgency_s, seconds)
 
     def _obstacle(
         self, key: BatchKey, tickets: Sequence[Ticket[S, R]], now_s: float

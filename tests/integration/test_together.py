@@ -5,6 +5,7 @@ import base64
 import itertools
 import random
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib import resources
 
@@ -17,7 +18,7 @@ import torch
 from model_store.catalogue import load_catalogue
 from model_store.checkpoint import read_checkpoint
 from service.api.backend import ModelStatus
-from service.assembly import Service, assemble
+from service.assembly import Service, assemble, build_metrics
 from service.batching import growth
 from service.inference.loading import build_predictor
 from service.inference.predictor import Predictor
@@ -60,8 +61,11 @@ class OneModel:
         loaded.set_result(None)
         return loaded
 
+    def lease(self, model_id):
+        return nullcontext()
+
     def unload(self, model_id):
-        raise NotImplementedError
+        pass
 
     def predict(self, model_id, samples):
         return self.predictor.predict_batch(samples)
@@ -80,7 +84,7 @@ def build_service(model_id: str, arrays) -> Service:
         OneModel(predictor),
         lambda: {model_id: card},
         lambda _: ModelStatus("ready"),
-        {"torch": "?"},
+        build_metrics({"torch": "?"}),
     )
 
 

@@ -43,3 +43,38 @@ def test_memory_that_is_used_again_and_again_is_not_taken_from_the_system_each_t
 def test_an_operator_s_own_tuning_is_left_alone():
     num_untouched = count_faults(is_kept=False)
     assert count_faults(is_kept=True, MALLOC_MMAP_THRESHOLD_="100000") > 0.5 * num_untouched
+
+
+GIVING_BACK = """
+import threading
+import numpy as np
+from load_tests.memory import resident_bytes
+from service.allocator import give_back_freed_memory, keep_freed_memory
+keep_freed_memory()
+def work():
+    pieces = [np.ones(5_000_000, np.uint8) for _ in range(40)]
+    kept = pieces[20].copy()
+    del pieces
+    global held
+    held = resident_bytes()
+    give_back_freed_memory()
+before = resident_bytes()
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+print(held - before, resident_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc is tuned")
+@pytest.mark.parametrize("environment", [{}, {"MALLOC_ARENA_MAX": "2"}])
+def test_what_a_thread_has_freed_is_given_back_when_that_is_asked_for(environment):
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    command = [sys.executable, "-c", GIVING_BACK]
+    probe = subprocess.run(
+        command, env=clean | environment, capture_output=True, check=True, text=True
+    )
+    held, left = map(int, probe.stdout.split())
+    assert left < 20_000_000
+    # Untuned, it would have stayed.
+    assert environment or held > 150_000_000

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from service.datatypes import Instance, Prediction, Query, Sample
 from service.engine import Engine, QueueLimits
 from service.errors import (
     DeadlineExceeded,
+    DeviceFailed,
     Draining,
     ModelLoading,
     OutOfMemory,
@@ -45,6 +46,9 @@ class Models:
 
     def __post_init__(self):
         self.may_compute.set()
+
+    def lease(self, model_id):
+        return nullcontext()
 
     def request(self, card):
         if card.id not in self.loads:
@@ -83,7 +87,7 @@ class Scene:
     async def ask(self, width=1, *, card=DEMO, timeout_s=TIMEOUT_S) -> Prediction:
         """A request's way through the queue, without HTTP."""
         queue, deadline_s = self.engine.queue(), time.monotonic() + timeout_s
-        queue.check()
+        queue.check(card.id)
         with queue.admit():
             await queue.prepare(card, deadline_s)
             return await queue.predict(card, sample_of(width), deadline_s)
@@ -98,9 +102,11 @@ LIMITS = QueueLimits(
 
 
 @asynccontextmanager
-async def running(*, preload: Sequence[str] = (), models: Models | None = None):
+async def running(
+    *, preload: Sequence[str] = (), models: Models | None = None, limits: QueueLimits = LIMITS
+):
     models, metrics = models or Models(), Metrics({"version": "test"})
-    engine = Engine(models, lambda: CARDS, preload=preload, limits=LIMITS, metrics=metrics)
+    engine = Engine(models, lambda: CARDS, preload=preload, limits=limits, metrics=metrics)
     async with engine.lifespan(None):
         try:
             yield Scene(engine, models, metrics)
@@ -230,7 +236,9 @@ def test_a_batch_that_fails_costs_the_culprit_alone_its_answer():
     it, (first, second, third) = asyncio.run(scene())
     assert (first.image_size_hw[1], second.image_size_hw[1]) == (1, 2)
     assert isinstance(third, OutOfMemory)
-    assert it.models.batches[-3:] == [[2, 100], [2], [100]]
+    # Alone it is tried again, as memory was freed for it.
+    assert it.models.batches[-4:] == [[2, 100], [2], [100], [100]]
+    assert it.value("densepose_out_of_memory_total", model="demo") == 3
     assert it.value("densepose_batch_splits_total", model="demo") == 1
 
 
@@ -245,7 +253,7 @@ def test_a_device_that_dies_again_and_again_is_not_alive(monkeypatch):
             assert not it.engine.liveness()[0]
             assert not it.engine.readiness()[0]
             with pytest.raises(Unhealthy):
-                it.engine.queue().check()
+                it.engine.queue().check("demo")
 
     def die(model_id, samples):
         raise SystemExit("the device is gone")
@@ -364,3 +372,129 @@ def test_in_a_hurry_those_who_wait_for_a_model_are_told_too():
                 await waiting
 
     asyncio.run(scene())
+
+
+def test_a_model_that_left_before_its_image_was_decoded_is_waited_for_again():
+    class Leaving(Models):
+        num_requests = 0
+
+        def request(self, card):
+            self.num_requests += 1
+            return super().request(card)
+
+        def lease(self, model_id):
+            # Gone at first, and back when it was asked for once more.
+            return nullcontext() if self.num_requests > 1 else None
+
+    async def scene():
+        async with running(models=Leaving()) as it:
+            await it.ask(7)
+            return it.models
+
+    models = asyncio.run(scene())
+    assert (models.num_requests, models.batches) == (2, [[7]])
+
+
+def test_a_model_is_leased_for_as_long_as_its_image_waits_and_is_computed():
+    class Leased(Models):
+        num_leases = 0
+
+        @contextmanager
+        def lease(self, model_id):
+            self.num_leases += 1
+            try:
+                yield
+            finally:
+                self.num_leases -= 1
+
+    async def scene():
+        async with running(models=Leased()) as it:
+            it.models.may_compute.clear()
+            tasks = [asyncio.create_task(it.ask(width)) for width in (1, 2)]
+            await until(lambda: it.models.num_leases == 2)
+            tasks[1].cancel()
+            await until(lambda: it.models.num_leases == 1)
+            it.models.may_compute.set()
+            await tasks[0]
+            assert it.models.num_leases == 0
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(DeviceFailed("gone", reason="no such device"), "device"), (SystemExit("dead"), "thread")],
+)
+def test_a_lost_device_is_told_to_everyone_and_stays_lost(error, reason):
+    class Lost(Models):
+        def predict(self, model_id, samples):
+            raise error
+
+    async def scene():
+        async with running(models=Lost(), preload=["other"]) as it:
+            async with asyncio.timeout(TIMEOUT_S):
+                while it.engine.failure is None:
+                    with pytest.raises(Unhealthy):
+                        await it.ask()
+            for probe in (it.engine.liveness, it.engine.readiness):
+                assert probe() == (False, it.engine.failure.message)
+            it.engine.drain()
+            assert it.engine.readiness() == (False, it.engine.failure.message)
+            return it
+
+    it = asyncio.run(scene())
+    assert it.engine.failure.reason == reason
+    assert it.value("densepose_fatal_errors_total", reason=reason) == 1
+    assert it.value("densepose_fatal_errors_total", reason="watchdog") == 0
+
+
+def test_a_device_that_is_lost_while_a_model_is_loaded_is_lost():
+    async def scene():
+        async with running() as it:
+            loading = it.models.loads["other"] = Future()
+            waiting = asyncio.create_task(it.ask(card=OTHER))
+            await until(lambda: it.engine.num_accepted == 1)
+            loading.set_exception(DeviceFailed("gone", reason="launch failure"))
+            with pytest.raises(Unhealthy):
+                await waiting
+            assert it.engine.liveness() == (False, "launch failure")
+
+    asyncio.run(scene())
+
+
+def test_a_device_that_hangs_is_found_out_by_the_watchdog(monkeypatch):
+    monkeypatch.setattr(engine_module, "WATCH_PERIOD_S", 0.01)
+
+    async def scene():
+        async with running(limits=replace(LIMITS, hang_s=0.05)) as it:
+            it.models.may_compute.clear()
+            with pytest.raises(Unhealthy):
+                await it.ask()
+            return it
+
+    it = asyncio.run(scene())
+    assert it.engine.failure.reason == "watchdog"
+
+
+def test_when_the_device_is_lost_those_who_wait_for_a_model_are_told_too(monkeypatch):
+    monkeypatch.setattr(engine_module, "WATCH_PERIOD_S", 0.01)
+
+    async def scene():
+        async with running(limits=replace(LIMITS, hang_s=0.05)) as it:
+            it.models.loads["other"] = Future()
+            waiting = asyncio.create_task(it.ask(card=OTHER))
+            it.models.may_compute.clear()
+            for task in (asyncio.create_task(it.ask()), waiting):
+                with pytest.raises(Unhealthy):
+                    await task
+            assert it.engine.num_accepted == 0
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("timeout_ms", "batch_s", "first_s"), [(1000, 60, 600), (300_000, 1200, 1200)]
+)
+def test_a_batch_hangs_when_nobody_can_wait_for_it_any_more(timeout_ms, batch_s, first_s):
+    patience = replace(LIMITS, timeout_ms=timeout_ms).patience
+    assert (patience.batch_s, patience.first_batch_s) == (batch_s, first_s)

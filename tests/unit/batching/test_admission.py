@@ -1,9 +1,12 @@
-from dataclasses import dataclass
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from service.batching.admission import Admission
+from service.batching.device_thread import Failure
 from service.errors import Draining, ModelLoading, Overloaded, Unhealthy
 
 
@@ -15,9 +18,17 @@ class Device:
     is_alive: bool = True
     seconds_ahead: float = 0.0
     seconds_per_image: float = 0.0
+    failure: Failure | None = None
+    waiting: Counter[str] = field(default_factory=Counter)
 
     def wait_s(self) -> float:
         return self.seconds_ahead
+
+    def turn_s(self, model_id: str) -> float:
+        return self.seconds_ahead
+
+    def waiting_by_model(self) -> Counter[str]:
+        return self.waiting
 
     def image_s(self, model_id: str) -> float:
         return self.seconds_per_image
@@ -28,18 +39,29 @@ def make(max_queue: int = 2, **device: Any) -> tuple[Admission, Device]:
     return Admission(stand_in, max_queue=max_queue), stand_in  # type: ignore[arg-type]
 
 
+def fill(admission: Admission, device: Device, **by_model: int) -> ExitStack:
+    """Accepts so many requests, whose images all wait for the device."""
+    places = ExitStack()
+    for model_id, count in by_model.items():
+        for _ in range(count):
+            admission.check(model_id)
+            places.enter_context(admission.admit())
+            device.waiting[model_id] += 1
+    return places
+
+
 def test_a_full_queue_refuses_with_an_estimate_of_when_to_come_again() -> None:
     admission, _ = make(seconds_ahead=3.5)
     with admission.admit():
-        admission.check()
+        admission.check("a")
         with admission.admit():
             assert admission.fill == 1
             with pytest.raises(Overloaded) as caught:
-                admission.check()
+                admission.check("a")
             with pytest.raises(Overloaded), admission.admit():
                 pass
             assert admission.num_accepted == 2
-        admission.check()
+        admission.check("a")
     assert (caught.value.reason, caught.value.retry_after_s) == ("queue_full", 3.5)
     assert admission.num_accepted == 0
 
@@ -50,7 +72,7 @@ def test_those_on_the_device_are_not_in_the_queue() -> None:
         device.num_running = 1
         assert admission.fill == 0
         with admission.admit(), pytest.raises(Overloaded):
-            admission.check()
+            admission.check("a")
 
 
 def test_a_place_is_given_back_by_whoever_fails() -> None:
@@ -62,7 +84,7 @@ def test_a_place_is_given_back_by_whoever_fails() -> None:
 
 def test_who_waits_for_a_model_keeps_nobody_from_others() -> None:
     admission, _ = make(max_queue=1)
-    with admission.admit(), admission.step_aside():
+    with admission.admit(), admission.step_aside("a"):
         assert admission.num_accepted == 1
         with admission.admit():
             assert admission.num_accepted == 2
@@ -70,8 +92,8 @@ def test_who_waits_for_a_model_keeps_nobody_from_others() -> None:
 
 def test_who_waits_for_a_model_is_bounded_too() -> None:
     admission, _ = make(max_queue=1)
-    with admission.admit(), admission.step_aside(), admission.admit():
-        with pytest.raises(ModelLoading), admission.step_aside():
+    with admission.admit(), admission.step_aside("a"), admission.admit():
+        with pytest.raises(ModelLoading), admission.step_aside("a"):
             pass
         assert admission.num_accepted == 2
     assert admission.num_accepted == 0
@@ -79,35 +101,99 @@ def test_who_waits_for_a_model_is_bounded_too() -> None:
 
 def test_who_comes_back_from_waiting_for_a_model_may_find_the_queue_full() -> None:
     admission, _ = make(max_queue=1)
-    late = admission.admit()
-    late.__enter__()
-    aside = admission.step_aside()
-    aside.__enter__()
     with admission.admit():
+        with admission.step_aside("a"):
+            other = admission.admit()
+            other.__enter__()
         with pytest.raises(Overloaded):
-            aside.__exit__(None, None, None)
-        assert admission.num_accepted == 2
+            admission.check_turn("a", 10.0)
+        other.__exit__(None, None, None)
+        admission.check_turn("a", 10.0)
+
+
+def test_a_full_queue_is_full_for_the_model_that_fills_it_and_not_for_others() -> None:
+    admission, device = make(max_queue=8)
+    with fill(admission, device, hot=8):
+        with pytest.raises(Overloaded):
+            admission.check("hot")
+        # Half of a queue of eight is its share.
+        with fill(admission, device, cold=4):
+            for model_id in ("hot", "cold"):
+                with pytest.raises(Overloaded):
+                    admission.check(model_id)
+            admission.check("third")
+            assert admission.num_accepted == 12
+            assert admission.fill == 1
+
+
+def test_a_model_that_is_known_late_is_turned_away_then() -> None:
+    admission, device = make(max_queue=2)
+    with fill(admission, device, hot=2):
+        # As far as the body is not read it may be about another model.
+        admission.check(None)
+        with admission.admit():
+            admission.check_turn("cold", 10.0)
+            with pytest.raises(Overloaded) as caught:
+                admission.check_turn("hot", 10.0)
+    assert caught.value.reason == "queue_full"
+
+
+@pytest.mark.parametrize("models", [("a", None), (None,), ("a", "b", "c", None)])
+def test_there_are_never_more_than_twice_as_many(models: tuple[str | None, ...]) -> None:
+    admission, device = make(max_queue=6)
+    num_accepted = 0
+    with ExitStack() as places:
+        for _ in range(50):
+            for model_id in models:
+                try:
+                    admission.check(model_id)
+                    places.enter_context(admission.admit())
+                except Overloaded:
+                    continue
+                device.waiting[model_id or "late"] += 1
+                num_accepted += 1
+        assert 6 <= num_accepted == admission.num_accepted <= 12
+
+
+def test_who_waits_for_one_model_keeps_nobody_from_waiting_for_another() -> None:
+    admission, _ = make(max_queue=2)
+    with ExitStack() as places:
+        for _ in range(2):
+            places.enter_context(admission.admit())
+            places.enter_context(admission.step_aside("hot"))
+        with admission.admit():
+            with pytest.raises(ModelLoading), admission.step_aside("hot"):
+                pass
+            with admission.step_aside("cold"):
+                assert admission.num_accepted == 3
 
 
 def test_a_closed_service_refuses_new_requests_and_keeps_those_it_has() -> None:
     admission, _ = make()
     with admission.admit():
-        with admission.step_aside():
+        with admission.step_aside("a"):
             admission.is_closed = True
         with pytest.raises(Draining):
-            admission.check()
+            admission.check("a")
         assert admission.num_accepted == 1
 
 
 def test_a_device_that_is_lost_refuses() -> None:
     admission, _ = make(is_alive=False)
     with pytest.raises(Unhealthy):
-        admission.check()
+        admission.check("a")
+
+
+def test_a_device_that_has_failed_refuses_though_the_service_is_shutting_down() -> None:
+    admission, _ = make(failure=Failure("watchdog", "it hangs"))
+    admission.is_closed = True
+    with pytest.raises(Unhealthy), admission.admit():
+        pass
 
 
 def test_an_estimate_past_the_deadline_refuses_before_anything_is_decoded() -> None:
     admission, _ = make(seconds_ahead=2.0, seconds_per_image=0.5)
-    admission.check_deadline("a", 2.6)
+    admission.check_turn("a", 2.6)
     with pytest.raises(Overloaded) as caught:
-        admission.check_deadline("a", 2.4)
+        admission.check_turn("a", 2.4)
     assert (caught.value.reason, caught.value.retry_after_s) == ("deadline", 2.0)

@@ -7,10 +7,16 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from service.batching.device_thread import MAX_RESTARTS, BatchReport, DeviceThread
+from service.batching.device_thread import (
+    MAX_RESTARTS,
+    BatchReport,
+    DeviceThread,
+    Failure,
+    Patience,
+)
 from service.batching.scheduler import Scheduler
 from service.batching.ticket import BatchKey, Ticket
-from service.errors import Draining, Overloaded, Unhealthy
+from service.errors import DeviceFailed, Draining, OutOfMemory, Overloaded, Unhealthy
 from tests.unit.batching.simulation import SMALL, answer, budget
 
 TIMEOUT_S = 20
@@ -36,14 +42,24 @@ class Gate:
 class Device(DeviceThread[int, str]):
     """The thread, and what it reported; samples are numbers."""
 
-    def __init__(self, run: Run, *, max_delay_s: float = 0.0, max_images: int = 8) -> None:
+    def __init__(
+        self,
+        run: Run,
+        *,
+        max_delay_s: float = 0.0,
+        max_images: int = 8,
+        patience: Patience = Patience(3600.0, 3600.0),  # noqa: B008 - it is frozen
+    ) -> None:
         self.reports: list[BatchReport[int, str]] = []
+        self.failures: list[Failure] = []
         self.is_reported = threading.Semaphore(0)
         super().__init__(
             run,
             Scheduler(budget(max_images=max_images), max_delay_s=max_delay_s),
             count_instances=len,
             on_batch=self.note,
+            on_failure=self.failures.append,
+            patience=patience,
         )
 
     def note(self, report: BatchReport[int, str]) -> None:
@@ -196,6 +212,84 @@ def test_a_thread_that_dies_again_and_again_is_given_up() -> None:
         device.ask(1)
     assert not device.is_alive
     device.stop()
+    device._thread.join(TIMEOUT_S)
+    assert [failure.reason for failure in device.failures] == ["thread"]
+
+
+def test_a_device_that_is_lost_is_given_up_at_once_and_everyone_is_told() -> None:
+    may_fail = threading.Event()
+    batches = []
+
+    def run(key: BatchKey, samples: Sequence[int]) -> list[str | Exception]:
+        batches.append(list(samples))
+        assert may_fail.wait(TIMEOUT_S)
+        raise DeviceFailed("it is gone", reason="an illegal memory access")
+
+    device = Device(run)
+    tickets = [device.ask(n, model=model) for n, model in enumerate("aab")]
+    may_fail.set()
+    for ticket in tickets:
+        with pytest.raises(Unhealthy):
+            ticket.result.result(TIMEOUT_S)
+    # Nothing was tried again.
+    assert len(batches) == 1
+    assert device.failure == Failure("device", "an illegal memory access")
+    with pytest.raises(Unhealthy):
+        device.ask(1)
+    device.stop()
+    device._thread.join(TIMEOUT_S)
+    assert device.failures == [device.failure]
+
+
+def test_a_batch_that_hangs_is_given_up_and_everyone_is_told(gate: Gate) -> None:
+    device = Device(gate.run, patience=Patience(0.05, 3600.0))
+    gate.is_open.set()
+    device.ask(0).result.result(TIMEOUT_S)
+    assert device.is_reported.acquire(timeout=TIMEOUT_S)
+    gate.is_open.clear()
+    gate.is_entered.clear()
+    hanging = device.ask(1)
+    assert gate.is_entered.wait(TIMEOUT_S)
+    waiting = device.ask(2, model="b")
+    while device.failure is None:
+        device.check_hang()
+    assert device.failure.reason == "watchdog"
+    for ticket in (hanging, waiting):
+        with pytest.raises(Unhealthy):
+            ticket.result.result(0)
+    # To stop it does not wait for what hangs.
+    device.stop()
+    gate.is_open.set()
+
+
+def test_the_first_batch_of_a_model_may_take_longer(gate: Gate) -> None:
+    device = Device(gate.run, patience=Patience(0.0, 3600.0))
+    ticket = occupy(device, gate)
+    device.check_hang()
+    assert device.failure is None
+    gate.is_open.set()
+    assert ticket.result.result(TIMEOUT_S) == answer(0)
+    device.check_hang()
+    assert device.failure is None
+    device.stop()
+
+
+def test_running_out_of_memory_is_reported_and_the_next_batches_are_smaller() -> None:
+    sizes = []
+
+    def run(key: BatchKey, samples: Sequence[int]) -> list[str | Exception]:
+        sizes.append(len(samples))
+        if len(samples) > 2:
+            raise OutOfMemory("too many")
+        return list(map(answer, samples))
+
+    device = Device(run)
+    tickets = [device.ask(sample) for sample in range(64)]
+    assert [ticket.result.result(TIMEOUT_S) for ticket in tickets] == list(map(answer, range(64)))
+    device.stop()
+    assert max(sizes) > 2
+    num_too_large = sum(report.num_out_of_memory for report in device.reports)
+    assert num_too_large == sum(size > 2 for size in sizes) <= 2
 
 
 def test_deaths_with_batches_between_them_do_not_add_up() -> None:

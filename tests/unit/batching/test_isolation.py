@@ -1,10 +1,12 @@
+import weakref
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.batching.isolation import run_isolated
 from service.batching.ticket import BatchKey
-from service.errors import OutOfMemory
+from service.errors import DeviceFailed, OutOfMemory
 
 KEY = BatchKey("a", (320, 448))
 
@@ -45,11 +47,60 @@ def test_a_batch_that_does_not_fit_is_run_in_parts_that_do():
     outcome = run_isolated(device.run, KEY, list(range(8)))
     assert outcome.results == [sample * 10 for sample in range(8)]
     assert [len(batch) for batch in device.batches] == [8, 4, 2, 2, 4, 2, 2]
+    assert outcome.too_large == (8, 4, 4)
 
 
-def test_one_sample_that_does_not_fit_alone_is_told_so():
-    (result,) = run_isolated(Device(max_samples=0).run, KEY, [1]).results
-    assert isinstance(result, OutOfMemory)
+def test_one_sample_that_does_not_fit_alone_is_tried_again_and_then_told_so():
+    device = Device(max_samples=0)
+    outcome = run_isolated(device.run, KEY, [1])
+    assert isinstance(outcome.results[0], OutOfMemory)
+    assert device.batches == [[1], [1]]
+    assert outcome.too_large == (1, 1)
+
+
+def test_one_sample_that_fits_when_memory_was_freed_is_answered():
+    device = Device(max_samples=0)
+
+    def run(key, samples):
+        if device.batches:
+            device.max_samples = 1
+        return device.run(key, samples)
+
+    outcome = run_isolated(run, KEY, [1])
+    assert (outcome.results, outcome.too_large) == ([10], (1,))
+
+
+def test_a_lost_device_is_not_tried_again():
+    batches = []
+
+    def run(key, samples):
+        batches.append(samples)
+        raise DeviceFailed("gone", reason="gone")
+
+    with pytest.raises(DeviceFailed):
+        run_isolated(run, KEY, [1, 2, 3, 4])
+    assert batches == [[1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize("error", [OutOfMemory, ValueError])
+def test_what_a_failed_batch_held_is_free_before_its_halves_are_run(error):
+    """An error's frames keep their arrays alive."""
+
+    class Array:
+        pass
+
+    held, num_alive = [], []
+
+    def run(key, samples):
+        num_alive.append(sum(array() is not None for array in held))
+        if len(samples) == 1:
+            return samples
+        array = Array()
+        held.append(weakref.ref(array))
+        raise error("too much")
+
+    assert run_isolated(run, KEY, [1, 2, 3, 4]).results == [1, 2, 3, 4]
+    assert num_alive == [0] * 7
 
 
 @pytest.mark.parametrize("num_results", [0, 1, 3])

@@ -1,118 +1,377 @@
+"""The loader's thread: who is loaded, who leaves, and who is told what; sizes are declared."""
+
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from model_store.catalogue import ModelCard, load_catalogue
 from model_store.errors import CheckpointUnavailable
-from service.errors import ModelLoading, OutOfMemory
-from service.inference.resident import LoadedModel, ResidentModels
+from service.errors import DeviceFailed, Draining, ModelLoading, OutOfMemory, Unhealthy
+from service.inference import resident
+from service.inference.device_memory import MemoryBudget
+from service.inference.model_source import LoadedModel, ModelSource
+from service.inference.resident import ResidentModels
+from service.metrics import Metrics
 
 DEMO = load_catalogue()["demo"]
-OTHER = replace(DEMO, id="other")
 TIMEOUT_S = 20
 
 
-class StandIn:
-    """In the place of a predictor."""
+def card_of(name: str) -> ModelCard:
+    return replace(DEMO, id=name)
+
+
+class Predictor:
+    """In the place of the real one; knows whether it is still there."""
+
+    num_alive = 0
+
+    def __init__(self, source: "Source") -> None:
+        self.source = source
+        self.source.num_alive += 1
+
+    def __del__(self) -> None:
+        self.source.num_alive -= 1
 
     def predict_batch(self, samples: Any) -> Any:
-        if samples == "too many":
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return list(samples)
+        if isinstance(samples, Exception):
+            raise samples
+        if callable(samples):
+            samples()
+        return [samples]
 
 
-def load_stand_in(card: ModelCard) -> LoadedModel:
-    return LoadedModel(StandIn(), ("pixel_mean",))  # type: ignore[arg-type]
+@dataclass
+class Source:
+    """A disk, and a device, that note what is asked of them; each array has one value."""
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    builds: list[str] = field(default_factory=list)
+    reads: list[str] = field(default_factory=list)
+    fetched: list[str] = field(default_factory=list)
+    unreadable: set[str] = field(default_factory=set)
+    absent: set[str] = field(default_factory=set)
+    errors: list[BaseException] = field(default_factory=list)
+    may_build: threading.Event = field(default_factory=threading.Event)
+    may_fetch: threading.Event = field(default_factory=threading.Event)
+    num_given_back: int = 0
+    num_alive: int = 0
+    most_alive: int = 0
+
+    def __post_init__(self) -> None:
+        self.may_build.set()
+        self.may_fetch.set()
+
+    def fetch(self, card: ModelCard) -> None:
+        assert self.may_fetch.wait(TIMEOUT_S)
+        self.fetched.append(card.id)
+
+    def read(self, card: ModelCard) -> dict[str, Any]:
+        if card.id in self.unreadable:
+            raise CheckpointUnavailable("gone")
+        self.reads.append(card.id)
+        return {"weight": np.zeros(self.sizes.get(card.id, 1), np.float32)}
+
+    def build(self, card: ModelCard, arrays: Any) -> LoadedModel:
+        assert self.may_build.wait(TIMEOUT_S)
+        self.builds.append(card.id)
+        if self.errors:
+            raise self.errors.pop(0)
+        predictor: Any = Predictor(self)
+        self.most_alive = max(self.most_alive, self.num_alive)
+        return LoadedModel(predictor, ("pixel_mean",), len(arrays["weight"]))
+
+    def give_back(self) -> None:
+        self.num_given_back += 1
+
+    def source(self) -> ModelSource:
+        return ModelSource(
+            is_stored=lambda card: card.id not in self.absent,
+            fetch=self.fetch,
+            read=self.read,
+            copy=dict,
+            build=self.build,
+            count_bytes=lambda arrays: len(arrays["weight"]),
+            give_back=self.give_back,
+        )
 
 
-def resident(load: Callable[[ModelCard], LoadedModel]) -> ResidentModels:
-    return ResidentModels(load, is_stored=lambda card: True, fetch=lambda card: None)
+@dataclass
+class Scene:
+    """Models at work, and what their surroundings know."""
+
+    models: ResidentModels
+    source: Source
+    metrics: Metrics
+
+    def load(self, name: str) -> None:
+        self.models.request(card_of(name)).result(TIMEOUT_S)
+
+    def place(self, name: str) -> str | None:
+        return self.models.residence(name).place
+
+    def is_leaving(self, name: str) -> bool:
+        lease = self.models.lease(name)
+        if lease is None:
+            return True
+        with lease:
+            return False
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
-def test_a_model_is_loaded_once_however_many_ask() -> None:
-    loads = []
-    may_load = threading.Event()
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Scene]]:
+    monkeypatch.setattr(resident, "MIN_STAY_S", 0.0)
+    scenes = []
 
-    def load(card: ModelCard) -> LoadedModel:
-        assert may_load.wait(TIMEOUT_S)
-        loads.append(card.id)
-        return load_stand_in(card)
+    def build(
+        budget: int = 100, host: int = 0, kept: str = "", max_stay_s: float = 0.0, **source: Any
+    ) -> Scene:
+        surroundings, metrics = Source(**source), Metrics({"version": "test"})
+        memory = MemoryBudget(budget, host, 1000)
+        models = ResidentModels(
+            surroundings.source(), memory, metrics, kept=kept, max_stay_s=max_stay_s
+        )
+        scenes.append(Scene(models, surroundings, metrics))
+        return scenes[-1]
 
-    models = resident(load)
+    yield build
+    for scene in scenes:
+        scene.source.may_build.set()
+        scene.source.may_fetch.set()
+        scene.models.close()
+
+
+Make = Callable[..., Scene]
+
+
+def until(condition: Callable[[], object]) -> None:
+    end_s = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.001)
+
+
+def test_a_model_is_loaded_once_however_many_ask(make: Make) -> None:
+    scene = make()
+    scene.source.may_build.clear()
     with ThreadPoolExecutor(8) as pool:
-        requests = [pool.submit(models.request, card) for card in (DEMO, OTHER) * 8]
-        futures = {id(request.result()): request.result() for request in requests}
-        may_load.set()
-    assert len(futures) == 2
-    loaded = {future.result(TIMEOUT_S).unused_arrays for future in futures.values()}
-    assert loaded == {("pixel_mean",)}
-    assert sorted(loads) == ["demo", "other"]
-    models.close()
+        requests = [pool.submit(scene.models.request, card_of(name)) for name in "ab" * 8]
+        loads = {id(request.result()): request.result() for request in requests}
+        scene.source.may_build.set()
+    assert len(loads) == 2
+    for load in loads.values():
+        load.result(TIMEOUT_S)
+    assert sorted(scene.source.builds) == ["a", "b"]
+    assert scene.models.residence("a").unused_arrays == ("pixel_mean",)
 
 
-def test_a_load_that_failed_is_tried_again_at_the_next_request() -> None:
-    attempts = []
-
-    def load(card: ModelCard) -> LoadedModel:
-        attempts.append(card.id)
-        if len(attempts) == 1:
-            raise CheckpointUnavailable("not there yet")
-        return load_stand_in(card)
-
-    models = resident(load)
-    assert models.find("demo") is None
+def test_a_load_that_failed_is_tried_again_at_the_next_request(make: Make) -> None:
+    scene = make(errors=[CheckpointUnavailable("not there yet")])
+    assert scene.place("a") is None
     with pytest.raises(CheckpointUnavailable):
-        models.request(DEMO).result(TIMEOUT_S)
-    assert models.request(DEMO).result(TIMEOUT_S) is models.request(DEMO).result(TIMEOUT_S)
-    assert len(attempts) == 2
-    models.close()
+        scene.load("a")
+    assert scene.place("a") == "failed"
+    scene.load("a")
+    scene.load("a")
+    assert scene.place("a") == "ready"
+    assert scene.source.builds == ["a", "a"]
+    assert scene.models.used_bytes == 1
 
 
-def test_a_batch_that_does_not_fit_is_an_error_of_ours() -> None:
-    models = resident(load_stand_in)
-    models.request(DEMO).result(TIMEOUT_S)
-    assert models.predict("demo", ["sample"]) == ["sample"]  # type: ignore[list-item, comparison-overlap]
-    with pytest.raises(OutOfMemory):
-        models.predict("demo", "too many")  # type: ignore[arg-type]
-    models.close()
+def test_a_load_that_dies_ends_nobody_else_s(make: Make) -> None:
+    scene = make(errors=[SystemExit("gone")])
+    with pytest.raises(Unhealthy):
+        scene.load("a")
+    scene.load("b")
 
 
-def test_a_model_that_is_not_stored_is_fetched_once_and_holds_up_no_other() -> None:
-    fetched, may_fetch = [], threading.Event()
-
-    def fetch(card: ModelCard) -> None:
-        assert may_fetch.wait(TIMEOUT_S)
-        fetched.append(card.id)
-
-    models = ResidentModels(load_stand_in, is_stored=lambda card: card.id == "demo", fetch=fetch)
-    absent = [models.request(OTHER) for _ in range(3)]
-    assert models.request(DEMO).result(TIMEOUT_S)
+def test_a_model_that_is_not_stored_is_fetched_once_and_holds_up_no_other(make: Make) -> None:
+    scene = make(absent={"a"})
+    scene.source.may_fetch.clear()
+    absent = [scene.models.request(card_of("a")) for _ in range(3)]
+    scene.load("b")
     assert not absent[0].done()
-    may_fetch.set()
-    assert len({id(load.result(TIMEOUT_S)) for load in absent}) == 1
-    assert fetched == ["other"]
-    models.close()
+    scene.source.may_fetch.set()
+    for load in absent:
+        load.result(TIMEOUT_S)
+    assert scene.source.fetched == ["a"]
 
 
-def test_a_model_that_was_unloaded_is_loaded_again() -> None:
-    loads = []
+def test_a_model_makes_room_for_another_and_its_memory_is_free_by_then(make: Make) -> None:
+    scene = make(3)
+    for name in "abcabcdabcd":
+        scene.load(name)
+    assert scene.source.most_alive == scene.source.num_alive == 3
+    assert scene.models.used_bytes == 3
+    evictions = sum(
+        scene.value("densepose_model_evictions_total", model=name, to="disk") for name in "abcd"
+    )
+    loads = sum(
+        scene.value("densepose_model_loads_total", model=name, tier="disk") for name in "abcd"
+    )
+    assert loads == evictions + 3
+    assert scene.source.num_given_back == evictions
+    assert scene.value("densepose_model_load_duration_seconds_count", tier="disk") == loads
 
-    def load(card: ModelCard) -> LoadedModel:
-        loads.append(card.id)
-        return load_stand_in(card)
 
-    models = resident(load)
-    models.request(DEMO).result(TIMEOUT_S)
-    models.unload("demo")
-    models.unload("never loaded")
-    assert models.find("demo") is None
+def test_a_model_that_is_leased_stays_until_it_is_released(make: Make) -> None:
+    scene = make(1)
+    scene.load("a")
+    lease = scene.models.lease("a")
+    assert lease is not None
+    with lease:
+        coming = scene.models.request(card_of("b"))
+        until(lambda: scene.is_leaving("a"))
+        # Those who have a lease are served.
+        assert scene.models.predict("a", "sample") == ["sample"]  # type: ignore[arg-type, comparison-overlap]
+        assert not coming.done()
+        back = scene.models.request(card_of("a"))
+        assert scene.place("a") == "loading"
+    coming.result(TIMEOUT_S)
+    back.result(TIMEOUT_S)
+    assert scene.source.builds == ["a", "b", "a"]
+
+
+def test_a_batch_keeps_its_model_though_nobody_waits_for_it(make: Make) -> None:
+    scene = make(1)
+    scene.load("a")
+    is_computing, may_end = threading.Event(), threading.Event()
+
+    def compute() -> None:
+        is_computing.set()
+        assert may_end.wait(TIMEOUT_S)
+
+    with ThreadPoolExecutor(1) as device:
+        batch = device.submit(scene.models.predict, "a", compute)  # type: ignore[arg-type]
+        assert is_computing.wait(TIMEOUT_S)
+        coming = scene.models.request(card_of("b"))
+        until(lambda: scene.is_leaving("a"))
+        assert scene.source.builds == ["a"]
+        may_end.set()
+        batch.result(TIMEOUT_S)
+        coming.result(TIMEOUT_S)
+    assert scene.source.most_alive == 1
+
+
+def test_a_model_just_loaded_stays_for_a_while(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = make(1, max_stay_s=0.3)
+    monkeypatch.setattr(resident, "MIN_STAY_S", 0.3)
+    scene.load("a")
+    loaded_s = time.monotonic()
+    scene.load("b")
+    assert time.monotonic() - loaded_s > 0.2
+
+
+def test_one_that_does_not_fit_is_told_so_and_others_stay(make: Make) -> None:
+    scene = make(2, sizes={"large": 3})
+    scene.load("a")
+    with pytest.raises(OutOfMemory):
+        scene.load("large")
+    assert (scene.place("a"), scene.place("large")) == ("ready", "failed")
+
+
+def test_what_is_preloaded_does_not_leave(make: Make) -> None:
+    scene = make(2, kept="a")
+    for name in "abcbc":
+        scene.load(name)
+    assert scene.source.builds == ["a", "b", "c", "b", "c"]
+
+
+def test_a_model_leaves_for_host_memory_and_comes_back_from_there(make: Make) -> None:
+    scene = make(1, host=100)
+    scene.load("a")
+    scene.load("b")
+    residence = scene.models.residence("a")
+    assert (residence.place, residence.bytes_on_device, residence.bytes_on_host) == (
+        "host",
+        None,
+        4,
+    )
+    num_reads = len(scene.source.reads)
+    scene.load("a")
+    assert scene.value("densepose_model_loads_total", model="a", tier="host") == 1
+    assert scene.value("densepose_model_evictions_total", model="a", to="host") == 1
+    # The other's copy was made then, and its own is there still.
+    assert scene.source.reads[num_reads:] == ["b"]
+    assert scene.models.residence("a").bytes_on_host == 4
+
+
+def test_copies_leave_the_host_when_its_budget_is_used_up(make: Make) -> None:
+    scene = make(1, host=8)
+    for name in "abcd":
+        scene.load(name)
+    assert [scene.place(name) for name in "abcd"] == [None, "host", "host", "ready"]
+    assert scene.value("densepose_model_evictions_total", model="a", to="disk") == 1
+
+
+def test_a_model_that_was_unloaded_is_gone_from_the_host_too_and_is_loaded_again(
+    make: Make,
+) -> None:
+    scene = make(host=100)
+    scene.load("a")
+    scene.models.unload("a")
+    scene.models.unload("never loaded")
+    until(lambda: scene.place("a") is None)
     with pytest.raises(ModelLoading):
-        models.predict("demo", [])
-    models.request(DEMO).result(TIMEOUT_S)
-    assert loads == ["demo", "demo"]
-    models.close()
+        scene.models.predict("a", [])
+    until(lambda: scene.source.num_alive == 0)
+    scene.load("a")
+    assert scene.source.builds == ["a", "a"]
+
+
+def test_a_model_whose_file_has_gone_leaves_without_a_copy(make: Make) -> None:
+    scene = make(1, host=100)
+    scene.load("a")
+    scene.source.unreadable.add("a")
+    scene.load("b")
+    assert scene.place("a") is None
+
+
+def test_a_load_that_runs_out_of_memory_is_tried_once_more(make: Make) -> None:
+    scene = make(errors=[torch.OutOfMemoryError("CUDA out of memory")])
+    scene.load("a")
+    assert scene.source.num_given_back == 1
+    scene.source.errors += [MemoryError(), MemoryError()]
+    with pytest.raises(OutOfMemory):
+        scene.load("b")
+    assert scene.models.used_bytes == 1
+
+
+def test_a_device_that_is_lost_in_a_load_is_said_to_be(make: Make) -> None:
+    scene = make(errors=[torch.AcceleratorError("CUDA error: unspecified launch failure")])
+    with pytest.raises(DeviceFailed) as caught:
+        scene.load("a")
+    assert "launch failure" in caught.value.reason
+
+
+def test_a_batch_that_does_not_fit_frees_what_can_be_and_is_an_error_of_ours(make: Make) -> None:
+    scene = make()
+    scene.load("a")
+    with pytest.raises(OutOfMemory):
+        scene.models.predict("a", torch.OutOfMemoryError("CUDA out of memory"))  # type: ignore[arg-type]
+    assert scene.source.num_given_back == 1
+    with pytest.raises(ZeroDivisionError):
+        scene.models.predict("a", ZeroDivisionError())  # type: ignore[arg-type]
+
+
+def test_at_the_end_whoever_waits_for_a_model_is_told(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = make(1, max_stay_s=3600.0)
+    monkeypatch.setattr(resident, "MIN_STAY_S", 3600.0)
+    scene.load("a")
+    waiting = [scene.models.request(card_of(name)) for name in "bc"]
+    scene.models.close()
+    for load in (*waiting, scene.models.request(card_of("d"))):
+        with pytest.raises(Draining):
+            load.result(0)
