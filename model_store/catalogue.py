@@ -104,6 +104,15 @@ class ModelCard:
         parts = urlsplit(self.url)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
+    @property
+    def expectation(self) -> str:
+        """What a file is held against, besides the first one that was seen here."""
+        if self.sha256 is not None:
+            return f"SHA-256 {self.sha256}"
+        if self.md5_prefix is not None:
+            return f"MD5 {self.md5_prefix}... (24 bits: damage, not malice)"
+        return "nothing: neither size nor digest is known"
+
 
 def load_catalogue(zoo_url: str = ZOO_URL) -> dict[str, ModelCard]:
     """The cards of every model that this package knows, by id; `zoo_url` may name a mirror."""

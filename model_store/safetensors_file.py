@@ -56,7 +56,10 @@ def map_arrays(path: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, st
     if len(content) < _LENGTH.size:
         raise ValueError("the file has no header")
     (num_header_bytes,) = _LENGTH.unpack(content[: _LENGTH.size].tobytes())
-    header = json.loads(content[_LENGTH.size :][:num_header_bytes].tobytes())
+    try:
+        header = json.loads(content[_LENGTH.size :][:num_header_bytes].tobytes())
+    except RecursionError:
+        raise ValueError("the header is nested too deeply") from None
     data = content[_LENGTH.size + num_header_bytes :]
     match header:
         case {"__metadata__": dict(metadata), **entries}:
@@ -68,9 +71,12 @@ def map_arrays(path: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, st
 
 def _view(data: NDArray[np.uint8], entry: object) -> NDArray[np.float32]:
     match entry:
-        case {"dtype": "F32", "shape": list(shape), "data_offsets": [int(begin), int()]}:
+        # NumPy takes a negative offset, and reads what lies before the file.
+        case {"dtype": "F32", "shape": list(shape), "data_offsets": [int(begin), int()]} if (
+            begin >= 0
+        ):
             try:
                 return np.ndarray(shape, np.float32, data, begin)
-            except TypeError as error:
+            except (OverflowError, TypeError) as error:
                 raise ValueError("an array lies beyond the end of the file") from error
     raise ValueError("an array has no dtype, shape and place")

@@ -1,4 +1,7 @@
-"""The command line: `densepose serve`, `densepose models`."""
+"""The command line: `densepose serve`, `densepose models`, `densepose predict`.
+
+Each command imports what it needs when it is chosen: PyTorch alone takes seconds.
+"""
 
 import argparse
 import logging
@@ -7,43 +10,42 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from model_store.catalogue import load_catalogue
 from model_store.errors import ModelStoreError
-from model_store.store import ModelStore
-from service.allocator import keep_freed_memory
-from service.api.errors import PROBLEM_OF
-from service.app import build_service
-from service.bench import image_files, run_bench
 from service.errors import DeviceUnavailable, InvalidSetting, ServiceError
-from service.inference.loading import DTYPES, build_predictor, find_device
-from service.logs import configure_logging
 from service.models_cli import add_models_commands
-from service.server import run_server
-from service.settings import Settings, read_settings, unknown_variables
+from service.predict.options import add_predict_options
+from service.threads import let_waiting_threads_sleep
+
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 FAILURE, WRONG_USAGE = 1, 2
 # What a shell reports of a process that SIGINT ended.
 INTERRUPTED = 130
+# Of service/inference/loading.py.
+PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status: 1 for an error, 2 for wrong usage."""
     chosen = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace, Settings], None] = chosen.command
+    command: Callable[[argparse.Namespace, Settings], int | None] = chosen.command
+    from service.settings import read_settings
+
     try:
-        command(chosen, read_settings())
+        return command(chosen, read_settings()) or 0
     except (InvalidSetting, DeviceUnavailable) as error:
         return _complain(f"densepose: {error}", WRONG_USAGE)
     except (ServiceError, ModelStoreError) as error:
+        from service.api.errors import PROBLEM_OF
+
         return _complain(f"densepose: {PROBLEM_OF[type(error)].code}: {error}", FAILURE)
     except KeyboardInterrupt:
         return _complain("densepose: interrupted", INTERRUPTED)
-    return 0
 
 
 def _complain(line: str, status: int) -> int:
@@ -64,21 +66,34 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--model", metavar="ID", help="by default the default model")
     bench.add_argument("--images", type=Path, required=True, metavar="DIR")
     bench.add_argument("--batch", type=_positive, default=1, help="images in a batch")
-    bench.add_argument("--precision", choices=DTYPES, help="by default as the settings tell")
+    bench.add_argument("--precision", choices=PRECISIONS, help="by default as the settings tell")
     bench.add_argument("--threads", type=_positive, help="of the CPU's arithmetic")
     bench.add_argument("--repetitions", type=_positive, default=3)
     bench.set_defaults(command=_bench)
+
+    predict = commands.add_parser("predict", help="describe files of images")
+    add_predict_options(predict)
+    predict.set_defaults(command=_predict)
 
     add_models_commands(commands.add_parser("models", help="what can be served"))
     return parser
 
 
-def _serve(_: argparse.Namespace, settings: Settings) -> None:
+def _serve(_: argparse.Namespace, settings: "Settings") -> None:
+    let_waiting_threads_sleep()
+    from service.allocator import keep_freed_memory
+    from service.app import build_service
+    from service.logs import configure_logging
+    from service.server import run_server
+    from service.settings import unknown_variables
+
     keep_freed_memory()
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     logger.info("settings", extra={"fields": settings.public()})
     for name in unknown_variables(os.environ):
         logger.warning("unknown setting", extra={"fields": {"variable": name}})
+    if settings.is_open:
+        logger.warning("anybody who reaches this server may use it: set DENSEPOSE_API_KEYS")
     service = build_service(settings)
     run_server(
         service.application,
@@ -90,7 +105,15 @@ def _serve(_: argparse.Namespace, settings: Settings) -> None:
     )
 
 
-def _bench(chosen: argparse.Namespace, settings: Settings) -> None:
+def _bench(chosen: argparse.Namespace, settings: "Settings") -> None:
+    let_waiting_threads_sleep()
+    import torch
+
+    from model_store.catalogue import load_catalogue
+    from model_store.store import ModelStore
+    from service.bench import image_files, run_bench
+    from service.inference.loading import DTYPES, build_predictor, find_device
+
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     precision = chosen.precision or settings.precision
@@ -105,6 +128,13 @@ def _bench(chosen: argparse.Namespace, settings: Settings) -> None:
         f"{card.id}, {precision} on {device}, batch {chosen.batch}, "
         f"{torch.get_num_threads()} threads, {len(files)} images\n{report.table()}\n"
     )
+
+
+def _predict(chosen: argparse.Namespace, settings: "Settings") -> int:
+    let_waiting_threads_sleep()
+    from service.predict.command import predict
+
+    return predict(chosen, settings)
 
 
 def _positive(text: str) -> int:

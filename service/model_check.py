@@ -40,7 +40,7 @@ def check_model(
     _report_versions(report)
     report("model", card.id)
     report("source", card.source or card.file or "added by hand")
-    report("expected", describe_expectation(card))
+    report("expected", card.expectation)
     with _timed(report, "pull"):
         store.pull(card, progress)
     with _timed(report, "verify"):
@@ -68,15 +68,6 @@ def check_model(
     report("instances", len(prediction.instances))
     for instance in prediction.instances:
         report("", _describe(instance, card, output))
-
-
-def describe_expectation(card: ModelCard) -> str:
-    """What a file is held against, besides the first one that was seen here."""
-    if card.sha256 is not None:
-        return f"SHA-256 {card.sha256}"
-    if card.md5_prefix is not None:
-        return f"MD5 {card.md5_prefix}... (24 bits: damage, not malice)"
-    return "nothing: neither size nor digest is known"
 
 
 def _report_versions(report: Report) -> None:

@@ -5,15 +5,15 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from model_store.catalogue import ModelCard, load_catalogue
 from model_store.errors import CheckpointRejected, CheckpointUnavailable, UnknownModel
-from model_store.store import ModelStore
-from service.api.errors import PROBLEM_OF
-from service.inference.loading import parameter_shapes
-from service.model_check import check_model, describe_expectation
 from service.progress import ProgressLine, format_bytes
-from service.settings import Settings
+
+if TYPE_CHECKING:
+    from model_store.store import ModelStore
+    from service.settings import Settings
 
 # Rendered figures, for want of people who could be asked.
 PHOTO = "figures.jpg"
@@ -65,7 +65,7 @@ def add_models_commands(parser: argparse.ArgumentParser) -> None:
     remove.set_defaults(command=_remove)
 
 
-def pull_models(store: ModelStore, cards: Iterable[ModelCard]) -> None:
+def pull_models(store: "ModelStore", cards: Iterable[ModelCard]) -> None:
     """Have these models stored, one after the other; one that fails does not stop the others.
 
     Raises:
@@ -83,7 +83,7 @@ def pull_models(store: ModelStore, cards: Iterable[ModelCard]) -> None:
     _do_all(cards, pull)
 
 
-def _list(chosen: argparse.Namespace, settings: Settings) -> None:
+def _list(chosen: argparse.Namespace, settings: "Settings") -> None:
     store = _open_store(settings)
     rows = [("ID", "KIND", "GROUP", "AP", "LICENCE", "SIZE", "KNOWN BY", "STATE")]
     for card in _exclude(store.cards.values(), chosen):
@@ -105,7 +105,7 @@ def _list(chosen: argparse.Namespace, settings: Settings) -> None:
     sys.stdout.writelines(f"{line}\n" for line in _align(rows))
 
 
-def _show(chosen: argparse.Namespace, settings: Settings) -> None:
+def _show(chosen: argparse.Namespace, settings: "Settings") -> None:
     store = _open_store(settings)
     card = store.find(chosen.id)
     state = store.state(card)
@@ -118,7 +118,7 @@ def _show(chosen: argparse.Namespace, settings: Settings) -> None:
         ("meshes", ", ".join(card.architecture.meshes)),
         ("licence", card.licence or "not stated"),
         ("source", card.source or ""),
-        ("expected", describe_expectation(card)),
+        ("expected", card.expectation),
         ("sides", f"{card.short_side}, {card.long_side}"),
         *((name, f"{value:g}") for name, value in card.published.items()),
         ("notice", card.notice or ""),
@@ -128,7 +128,7 @@ def _show(chosen: argparse.Namespace, settings: Settings) -> None:
     sys.stdout.writelines(f"{line}\n" for line in _align([row for row in rows if row[1]]))
 
 
-def _pull(chosen: argparse.Namespace, settings: Settings) -> None:
+def _pull(chosen: argparse.Namespace, settings: "Settings") -> None:
     store = _open_store(settings)
     cards = store.cards
     if chosen.ids:
@@ -143,7 +143,9 @@ def _pull(chosen: argparse.Namespace, settings: Settings) -> None:
     pull_models(store, _exclude(wanted, chosen))
 
 
-def _check(chosen: argparse.Namespace, settings: Settings) -> None:
+def _check(chosen: argparse.Namespace, settings: "Settings") -> None:
+    from service.model_check import check_model
+
     store = _open_store(settings)
     card = store.find(chosen.id)
     photo = chosen.photo or resources.files("service").joinpath(PHOTO).read_bytes()
@@ -156,7 +158,7 @@ def _check(chosen: argparse.Namespace, settings: Settings) -> None:
     check_model(store, card, photo, settings, progress=progress, report=report)
 
 
-def _verify(chosen: argparse.Namespace, settings: Settings) -> None:
+def _verify(chosen: argparse.Namespace, settings: "Settings") -> None:
     store = _open_store(settings)
     cards = [store.find(name) for name in chosen.ids] or [
         card for card in store.cards.values() if store.state(card).state == "stored"
@@ -169,7 +171,9 @@ def _verify(chosen: argparse.Namespace, settings: Settings) -> None:
     _do_all(cards, verify)
 
 
-def _add(chosen: argparse.Namespace, settings: Settings) -> None:
+def _add(chosen: argparse.Namespace, settings: "Settings") -> None:
+    from service.inference.loading import parameter_shapes
+
     store = _open_store(settings)
     card = store.add(
         chosen.name,
@@ -182,12 +186,14 @@ def _add(chosen: argparse.Namespace, settings: Settings) -> None:
     sys.stdout.write(f"added {card.id}: {card.num_bytes} bytes, sha256 {card.sha256}\n")
 
 
-def _remove(chosen: argparse.Namespace, settings: Settings) -> None:
+def _remove(chosen: argparse.Namespace, settings: "Settings") -> None:
     _open_store(settings).remove(chosen.id)
     sys.stdout.write(f"removed {chosen.id}\n")
 
 
-def _open_store(settings: Settings) -> ModelStore:
+def _open_store(settings: "Settings") -> "ModelStore":
+    from model_store.store import ModelStore
+
     catalogue = load_catalogue(settings.zoo_url)
     return ModelStore(settings.model_store, catalogue, is_offline=settings.offline)
 
@@ -216,6 +222,8 @@ def _do_all(cards: Iterable[ModelCard], act: Callable[[ModelCard], None]) -> Non
             act(card)
         except (CheckpointUnavailable, CheckpointRejected) as error:
             if last is not None:
+                from service.api.errors import PROBLEM_OF
+
                 sys.stderr.write(f"densepose: {PROBLEM_OF[type(last)].code}: {last}\n")
             last = error
     if last is not None:

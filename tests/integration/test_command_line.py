@@ -40,6 +40,39 @@ def test_wrong_usage_is_exit_status_2(store: Path, arguments: tuple[str, ...]) -
     assert run(store, *arguments).returncode == 2
 
 
+@pytest.mark.parametrize(
+    "arguments", [("--version",), ("fly",), ("models", "list"), ("models", "show", "demo")]
+)
+def test_what_needs_no_arithmetic_does_not_wait_for_pytorch(
+    store: Path, arguments: tuple[str, ...]
+) -> None:
+    code = f"""
+import sys
+from service.cli import main
+try:
+    main({list(arguments)!r})
+finally:
+    sys.stdout = sys.stderr
+    print("imported:", *{{"torch", "fastapi", "cv2"}} & set(sys.modules))
+"""
+    environment = {**os.environ, "DENSEPOSE_MODEL_STORE": str(store)}
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "imported:\n" in ran.stderr
+
+
+def test_pytorch_s_threads_do_not_spin(store: Path) -> None:
+    environment = {**os.environ, "DENSEPOSE_MODEL_STORE": str(store), "OMP_DISPLAY_ENV": "TRUE"}
+    environment.pop("OMP_WAIT_POLICY", None)
+    code = "import sys; from service.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "bench", "--images", str(store / "nothing")]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    if "OMP_WAIT_POLICY" not in ran.stderr:
+        pytest.skip("this PyTorch's OpenMP does not tell")
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in ran.stderr
+
+
 def test_a_device_that_is_not_there_is_one_line_and_exit_status_2(store: Path) -> None:
     served = run(store, "serve", DEVICE="cuda:99", LOG_LEVEL="error")
     assert served.returncode == 2
@@ -52,6 +85,23 @@ def test_a_setting_that_cannot_be_used_is_one_line_and_exit_status_2(store: Path
     assert served.returncode == 2
     assert len(served.stderr.splitlines()) == 1
     assert "DENSEPOSE_MAX_BATCH" in served.stderr
+
+
+def test_a_file_of_keys_that_is_not_there_is_one_line_and_exit_status_2(store: Path) -> None:
+    served = run(store, "serve", API_KEYS_FILE=str(store / "keys"), LOG_LEVEL="error")
+    assert served.returncode == 2
+    assert len(served.stderr.splitlines()) == 1
+    assert "DENSEPOSE_API_KEYS_FILE" in served.stderr
+
+
+def test_a_server_without_keys_that_others_can_reach_warns_of_it(store: Path) -> None:
+    # Of a device that is not there, so that nothing is served.
+    served = run(store, "serve", HOST="0.0.0.0", DEVICE="cuda:99")
+    assert served.returncode == 2
+    assert "set DENSEPOSE_API_KEYS" in served.stderr
+    closed = run(store, "serve", HOST="0.0.0.0", DEVICE="cuda:99", API_KEYS="a=" + "a" * 64)
+    assert "set DENSEPOSE_API_KEYS" not in closed.stderr
+    assert "a" * 64 not in closed.stderr
 
 
 def test_own_weights_are_added_listed_measured_and_removed(store: Path, tmp_path: Path) -> None:

@@ -1,0 +1,217 @@
+"""What is asked about each image, and the files that the answer becomes."""
+
+import io
+import json
+import os
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from service.client.arrays import read_array, read_arrays
+from service.client.errors import UnreadableAnswer
+from service.output.archives import write_npz
+from service.output.media import COCO, NPZ, PNG, SUFFIXES, ZIP
+from service.output.png import encode_png
+from service.output.preset_table import PRESETS
+
+Form: TypeAlias = Literal["picture", "files", "npz"]
+# A file, or the files of a folder by their names.
+Content: TypeAlias = bytes | Mapping[str, bytes]
+
+MAX_ANSWER_BYTES = 2**30
+FOLDER_SUFFIX = "maps"
+# Members of an answer's archive; none of these can lead out of a folder.
+MEMBER = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+")
+RESULT = "result"
+# The distortions of a JPEG should be those of colours, not of their edges.
+JPEG_OPTIONS = (
+    *(cv2.IMWRITE_JPEG_QUALITY, 95),
+    *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What to ask, and how the answer is kept.
+
+    `places` tells from an image's place those of its files, or None where the data set has no
+    place for such an image. `contents` makes what is in them, in the same order, of the answer and
+    the image's place. The last of the files is written last: where it is, all are.
+    """
+
+    accept: str
+    wishes: Mapping[str, str]
+    places: Callable[[str], tuple[str, ...] | None]
+    contents: Callable[[bytes, str], tuple[Content, ...]]
+
+
+def plain(wishes: Mapping[str, str], form: Form) -> Recipe:
+    """The tree of the images, with other suffixes."""
+    if form == "files":
+        return Recipe(ZIP, wishes, _with_suffix(FOLDER_SUFFIX), _unpack)
+    if form == "npz":
+        return Recipe(NPZ, wishes, _with_suffix("npz"), _without_timing)
+    media_type = PRESETS[wishes["render"]].media_type if "render" in wishes else PNG
+    contents = _numbered if media_type == COCO else _as_it_is
+    return Recipe(media_type, wishes, _with_suffix(SUFFIXES[media_type]), contents)
+
+
+def viton_hd(wishes: Mapping[str, str]) -> Recipe:
+    """`image/X.jpg` to `image-densepose/X.jpg`. HR-VITON, cp_dataset.py; IDM-VTON, inference.py."""
+
+    def places(place: str) -> tuple[str, ...] | None:
+        return _beside(place, "image", "image-densepose", lambda name: (f"{name}.jpg",))
+
+    return Recipe(PNG, _of_preset("viton", wishes), places, _as_jpeg)
+
+
+def dresscode(wishes: Mapping[str, str]) -> Recipe:
+    """`images/X_0.jpg` to `dense/X_5_uv.npz` and `dense/X_5.png`. dress-code, data/dataset.py."""
+
+    def names(name: str) -> tuple[str, ...] | None:
+        # Photos of people end in _0, of garments in _1.
+        if name.endswith("_1"):
+            return None
+        name = name.removesuffix("_0")
+        return f"{name}_5_uv.npz", f"{name}_5.png"
+
+    def contents(answer: bytes, _: str) -> tuple[Content, ...]:
+        members = _members_of(answer)
+        uv_2HW = read_array(_member(members, "image.uv.npy"))
+        return write_npz({"uv": uv_2HW}), _member(members, "image.labels.png")
+
+    chosen = {"outputs": "labels,uv", "layout": "image", **_min_score("labels"), **wishes}
+    return Recipe(ZIP, chosen, lambda place: _beside(place, "images", "dense", names), contents)
+
+
+def densepose_1(wishes: Mapping[str, str]) -> Recipe:
+    """`X_INDS.png` and `X_IUV.png`, as DensePose wrote them. DensePose, detectron/utils/vis.py."""
+
+    def places(place: str) -> tuple[str, ...]:
+        name = os.path.splitext(place)[0]
+        return f"{name}_INDS.png", f"{name}_IUV.png"
+
+    def contents(answer: bytes, _: str) -> tuple[Content, ...]:
+        members = _members_of(answer)
+        iuv_HW3 = _decode(_member(members, "image.iuv.png"))
+        return _member(members, "render.png"), encode_png(iuv_HW3[..., ::-1].copy(), CHANNELS)
+
+    chosen = {**_of_preset("instances", wishes), "outputs": "iuv", "layout": "image"}
+    return Recipe(ZIP, chosen, places, contents)
+
+
+CHANNELS = {"Software": "densepose-serving", "channels": "V,U,I"}
+DATA_SETS: Mapping[str, Callable[[Mapping[str, str]], Recipe]] = {
+    "viton-hd": viton_hd,
+    "dresscode": dresscode,
+    "dp1": densepose_1,
+}
+
+
+def _with_suffix(suffix: str) -> Callable[[str], tuple[str, ...]]:
+    return lambda place: (f"{os.path.splitext(place)[0]}.{suffix}",)
+
+
+def _beside(
+    place: str, folder: str, target: str, names: Callable[[str], tuple[str, ...] | None]
+) -> tuple[str, ...] | None:
+    """The places in the folder `target` beside `folder`; None of what lies in another one."""
+    parent, name = os.path.split(place)
+    above, own = os.path.split(parent)
+    # A folder that was named itself has no name here.
+    if own not in {"", folder}:
+        return None
+    found = names(os.path.splitext(name)[0])
+    return None if found is None else tuple(os.path.join(above, target, one) for one in found)
+
+
+def _of_preset(name: str, wishes: Mapping[str, str]) -> dict[str, str]:
+    return {"render": name, **_min_score(name), **wishes}
+
+
+def _min_score(preset: str) -> dict[str, str]:
+    """The score that the data set's tools use themselves."""
+    min_score = PRESETS[preset].min_score
+    return {} if min_score is None else {"min_score": str(min_score)}
+
+
+def _as_it_is(answer: bytes, _: str) -> tuple[Content, ...]:
+    return (answer,)
+
+
+def _as_jpeg(answer: bytes, _: str) -> tuple[Content, ...]:
+    bgr_HW3 = np.ascontiguousarray(_decode(answer)[..., ::-1])
+    return (cv2.imencode(".jpg", bgr_HW3, JPEG_OPTIONS)[1].tobytes(),)
+
+
+def _unpack(answer: bytes, _: str) -> tuple[Content, ...]:
+    members = _members_of(answer)
+    result = _parse(_member(members, f"{RESULT}.json"))
+    # Of this answer alone: the same image would otherwise never have the same files twice.
+    result.pop("timing_ms", None)
+    return ({**members, f"{RESULT}.json": json.dumps(result).encode()},)
+
+
+def _without_timing(answer: bytes, _: str) -> tuple[Content, ...]:
+    arrays = read_arrays(answer, max_bytes=MAX_ANSWER_BYTES)
+    if not arrays:
+        raise UnreadableAnswer("The answer has no arrays.")
+    # A render that is a file of arrays itself has no such record.
+    if RESULT in arrays:
+        result = _parse(str(arrays[RESULT]))
+        result.pop("timing_ms", None)
+        arrays[RESULT] = np.array(json.dumps(result))
+    return (write_npz(arrays),)
+
+
+def _numbered(answer: bytes, place: str) -> tuple[Content, ...]:
+    """COCO results, under the number that COCO's files are called by."""
+    name = os.path.splitext(os.path.basename(place))[0].rpartition("_")[2]
+    results = json.loads(answer)
+    if name.isascii() and name.isdecimal():
+        results = [{**result, "image_id": int(name)} for result in results]
+    return (json.dumps(results).encode(),)
+
+
+def _members_of(answer: bytes) -> dict[str, bytes]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(answer)) as archive:
+            members = archive.infolist()
+            if sum(member.file_size for member in members) > MAX_ANSWER_BYTES:
+                raise UnreadableAnswer(f"The answer would take more than {MAX_ANSWER_BYTES} bytes.")
+            if not all(MEMBER.fullmatch(member.filename) for member in members):
+                raise UnreadableAnswer("A file of the answer has no name that can be kept.")
+            return {member.filename: archive.read(member) for member in members}
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise UnreadableAnswer(f"The answer is no archive: {error}.") from error
+
+
+def _member(members: Mapping[str, bytes], name: str) -> bytes:
+    try:
+        return members[name]
+    except KeyError:
+        raise UnreadableAnswer(f"The answer has no {name}.") from None
+
+
+def _parse(result: bytes | str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(result)
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise UnreadableAnswer("The answer does not tell what it is.")
+    return parsed
+
+
+def _decode(png: bytes) -> NDArray[np.uint8]:
+    """The pixels, R, G, B."""
+    pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR) if png else None
+    if pixels is None:
+        raise UnreadableAnswer("A picture of the answer is none.")
+    return pixels.astype(np.uint8, copy=False)[..., ::-1]

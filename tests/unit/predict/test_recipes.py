@@ -1,0 +1,148 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from service.client.errors import UnreadableAnswer
+from service.output.archives import write_npy, write_npz, write_zip
+from service.output.png import encode_png
+from service.predict.options import NAMINGS
+from service.predict.recipes import DATA_SETS, densepose_1, dresscode, plain, viton_hd
+
+RESULT = json.dumps({"model": "demo", "timing_ms": {"total": 12.5}}).encode()
+IUV = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+
+
+def pixels(file: bytes):
+    """R, G, B, or grey."""
+    read = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED)
+    return read[..., ::-1] if read.ndim == 3 else read
+
+
+def test_every_naming_of_the_command_line_is_there():
+    assert ("plain", *DATA_SETS) == NAMINGS
+
+
+@pytest.mark.parametrize(
+    ("recipe", "place", "places"),
+    [
+        (plain({}, "picture"), "a/b.c.jpg", ("a/b.c.png",)),
+        (plain({}, "picture"), ".jpg", (".jpg.png",)),
+        (plain({}, "picture"), "a.d/name", ("a.d/name.png",)),
+        (plain({"render": "labels-npy"}, "picture"), "x.jpg", ("x.npy",)),
+        (plain({"render": "uv-npz"}, "picture"), "x.jpg", ("x.npz",)),
+        (plain({"render": "coco-json"}, "picture"), "x.jpg", ("x.json",)),
+        (plain({}, "npz"), "x.jpg", ("x.npz",)),
+        (plain({}, "files"), "a/x.jpg", ("a/x.maps",)),
+        (viton_hd({}), "00000_00.jpg", ("image-densepose/00000_00.jpg",)),
+        (viton_hd({}), "train/image/1.png", ("train/image-densepose/1.jpg",)),
+        (viton_hd({}), "image/1.jpg", ("image-densepose/1.jpg",)),
+        (viton_hd({}), "train/cloth/1.jpg", None),
+        (viton_hd({}), "train/image-densepose/1.jpg", None),
+        (
+            dresscode({}),
+            "upper_body/images/013563_0.jpg",
+            ("upper_body/dense/013563_5_uv.npz", "upper_body/dense/013563_5.png"),
+        ),
+        (dresscode({}), "013563_0.jpg", ("dense/013563_5_uv.npz", "dense/013563_5.png")),
+        (dresscode({}), "images/013563_1.jpg", None),
+        (dresscode({}), "skeletons/013563_5.jpg", None),
+        (dresscode({}), "person.jpg", ("dense/person_5_uv.npz", "dense/person_5.png")),
+        (densepose_1({}), "a/demo_im.jpg", ("a/demo_im_INDS.png", "a/demo_im_IUV.png")),
+    ],
+)
+def test_results_are_called_as_their_readers_expect(recipe, place, places):
+    assert recipe.places(place) == places
+
+
+@pytest.mark.parametrize(
+    ("naming", "min_score"), [("viton-hd", "0.8"), ("dresscode", "0.8"), ("dp1", "0.65")]
+)
+def test_a_data_set_s_score_is_that_of_its_tools_unless_another_is_wished(naming, min_score):
+    assert DATA_SETS[naming]({}).wishes["min_score"] == min_score
+    assert DATA_SETS[naming]({"min_score": "0.1"}).wishes["min_score"] == "0.1"
+
+
+def test_a_picture_is_kept_as_it_is():
+    assert plain({}, "picture").contents(b"png", "x.jpg") == (b"png",)
+
+
+def test_what_differs_from_answer_to_answer_is_not_kept():
+    archive = write_zip({"result.json": RESULT, "0.iuv.png": b"iuv"})
+    (files,) = plain({}, "files").contents(archive, "x.jpg")
+    assert files == {"result.json": b'{"model": "demo"}', "0.iuv.png": b"iuv"}
+    arrays = write_npz({"result": np.array(RESULT.decode()), "0.iuv": IUV})
+    (kept,) = plain({}, "npz").contents(arrays, "x.jpg")
+    assert kept == write_npz({"result": np.array('{"model": "demo"}'), "0.iuv": IUV})
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.png", "/etc/x", "a/b.png", "..", "x", ".hidden", "a\\b.png", "a.png\n", ""]
+)
+def test_a_hostile_archive_writes_nowhere_else(name):
+    archive = write_zip({"result.json": RESULT, name: b"evil"})
+    with pytest.raises(UnreadableAnswer):
+        plain({}, "files").contents(archive, "x.jpg")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"rubbish",
+        write_zip({}),
+        write_zip({"result.json": b"[]"}),
+        write_zip({"result.json": b"["}),
+    ],
+)
+@pytest.mark.parametrize(
+    "recipe", [plain({}, "files"), plain({}, "npz"), dresscode({}), densepose_1({})]
+)
+def test_what_is_no_answer_is_an_error_of_ours(recipe, answer):
+    with pytest.raises(UnreadableAnswer):
+        recipe.contents(answer, "x.jpg")
+
+
+def test_viton_hd_has_jpegs_near_the_colours_of_the_labels():
+    drawn = np.zeros((64, 64, 3), np.uint8)
+    drawn[16:48, 16:48] = (53, 42, 135)
+    (file,) = viton_hd({}).contents(encode_png(drawn, {}), "x.jpg")
+    assert file.startswith(b"\xff\xd8\xff")
+    difference = np.abs(pixels(file).astype(int) - drawn)
+    assert difference.max() < 40
+    assert difference.mean() < 2
+    with pytest.raises(UnreadableAnswer):
+        viton_hd({}).contents(b"<html>", "x.jpg")
+
+
+def test_dress_code_has_labels_and_coordinates():
+    uv = np.random.default_rng(0).random((2, 4, 5), np.float32)
+    labels = encode_png(IUV[..., 0].copy(), {})
+    answer = write_zip({"image.uv.npy": write_npy(uv), "image.labels.png": labels})
+    uv_file, labels_file = dresscode({}).contents(answer, "images/1_0.jpg")
+    assert uv_file == write_npz({"uv": uv})
+    assert labels_file == labels
+
+
+def test_densepose_1_has_v_u_i_and_people():
+    answer = write_zip({"image.iuv.png": encode_png(IUV, {}), "render.png": b"people"})
+    people, vui = densepose_1({}).contents(answer, "x.jpg")
+    assert people == b"people"
+    assert np.array_equal(pixels(vui), IUV[..., ::-1])
+
+
+@pytest.mark.parametrize(
+    ("place", "image_id"),
+    [
+        ("000000000785.jpg", 785),
+        ("val/COCO_val2014_000000000785.jpg", 785),
+        ("photo.jpg", 0),
+        ("x_y.jpg", 0),
+    ],
+)
+def test_coco_results_have_the_number_of_the_image(place, image_id):
+    recipe = plain({"render": "coco-json"}, "picture")
+    answer = json.dumps([{"image_id": 0, "score": 0.5}]).encode()
+    (kept,) = recipe.contents(answer, place)
+    assert json.loads(kept) == [{"image_id": image_id, "score": 0.5}]
