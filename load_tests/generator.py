@@ -14,6 +14,8 @@ from load_tests.connections import Answer, Pool, RequestLost
 from load_tests.report import HUNG_UP, LOST, NOT_CONNECTED, Ending
 
 PATIENCE_S = 60.0
+# Another replica could answer, and nothing was done that could be done twice.
+WORTH_A_RETRY = (LOST, NOT_CONNECTED, "503")
 
 
 @dataclass(frozen=True)
@@ -50,34 +52,46 @@ class Generator:
     load: Load
     # Nobody comes any more: a load balancer has found that the server is not ready.
     is_stopped: bool = False
+    # How often a client asks again where another replica could answer.
+    retries: int = 0
+    num_retried: int = 0
     endings: list[Ending] = field(default_factory=list)
+    # When it began, in seconds of `time.perf_counter`.
+    begin_s: float = 0.0
 
     async def run(self) -> list[Ending]:
         """All endings, when the last request has ended."""
         chance = random.Random(self.load.seed)
-        begin_s = time.perf_counter()
+        self.begin_s = time.perf_counter()
         async with asyncio.TaskGroup() as requests:
-            async for due_s in _on_time(self.load.arrivals(), begin_s):
+            async for due_s in _on_time(self.load.arrivals(), self.begin_s):
                 if self.is_stopped:
                     break
                 request = chance.choice(self.load.requests)
                 patience_s = PATIENCE_S
                 if chance.random() < self.load.hang_up_share:
                     patience_s = chance.uniform(0, self.load.hang_up_s)
-                requests.create_task(self._one(request, due_s, begin_s, patience_s))
+                requests.create_task(self._one(request, due_s, patience_s))
         return self.endings
 
-    async def _one(self, request: bytes, due_s: float, begin_s: float, patience_s: float) -> None:
+    async def _one(self, request: bytes, due_s: float, patience_s: float) -> None:
+        outcome = await self._ask(request, patience_s)
+        for _ in range(self.retries):
+            if outcome.startswith(WORTH_A_RETRY):
+                self.num_retried += 1
+                outcome = await self._ask(request, patience_s)
+        self.endings.append(Ending(due_s, time.perf_counter() - self.begin_s, outcome))
+
+    async def _ask(self, request: bytes, patience_s: float) -> str:
         try:
             async with asyncio.timeout(patience_s):
-                outcome = outcome_of(await self.pool.ask(request))
+                return outcome_of(await self.pool.ask(request))
         except TimeoutError:
-            outcome = LOST if patience_s == PATIENCE_S else HUNG_UP
+            return LOST if patience_s == PATIENCE_S else HUNG_UP
         except RequestLost:
-            outcome = LOST
+            return LOST
         except OSError:
-            outcome = NOT_CONNECTED
-        self.endings.append(Ending(due_s, time.perf_counter() - begin_s, outcome))
+            return NOT_CONNECTED
 
 
 async def ask_in_turn(pool: Pool, request: bytes, num_requests: int) -> list[Ending]:

@@ -45,35 +45,49 @@ def running_server(
     *,
     core: int | None = None,
 ) -> Iterator[Server]:
-    """A server that is ready, stopped at the end of the block.
+    """A server that is ready, stopped at the end of the block; the arguments of `start_server`."""
+    server = start_server(settings, log, command, core=core)
+    try:
+        wait_until_ready(server)
+        yield server
+    finally:
+        stop(server)
+
+
+def start_server(
+    settings: Mapping[str, str],
+    log: Path,
+    command: Sequence[str] = SERVE,
+    *,
+    core: int | None = None,
+    num_threads: int | None = None,
+) -> Server:
+    """A server that is not ready yet; whoever starts it stops it.
 
     `settings` are `DENSEPOSE_*` variables without their prefix; nothing else of that name is
     passed on from this process. `command` are the arguments of its Python; `core` is the only one
-    that it may use, if given.
+    that it may use, and `num_threads` those of its arithmetic, if given. What it logs is appended
+    to `log`.
     """
     environment = {key: v for key, v in os.environ.items() if not key.startswith("DENSEPOSE_")}
-    port = _free_port()
     # Nobody has to notice that it goes.
-    chosen = {"HOST": HOST, "PORT": str(port), "DRAIN_DELAY_MS": "0", **settings}
+    chosen = {"HOST": HOST, "PORT": str(free_port()), "DRAIN_DELAY_MS": "0", **settings}
     environment |= {f"DENSEPOSE_{name}": value for name, value in chosen.items()}
-    with log.open("wb") as output:
+    if num_threads is not None:
+        environment["OMP_NUM_THREADS"] = str(num_threads)
+    with log.open("ab") as output:
         process = subprocess.Popen([sys.executable, *command], env=environment, stderr=output)
     if core is not None:
         os.sched_setaffinity(process.pid, {core})
-    server = Server(HOST, port, process, log)
-    try:
-        _wait_until_ready(server)
-        yield server
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    return Server(chosen["HOST"], int(chosen["PORT"]), process, log)
 
 
-def _wait_until_ready(server: Server) -> None:
+def wait_until_ready(server: Server) -> None:
+    """Returns when /readyz says so.
+
+    Raises:
+        ServerFailed: it ended before, or takes too long.
+    """
     deadline = time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < deadline and server.process.poll() is None:
         try:
@@ -86,8 +100,19 @@ def _wait_until_ready(server: Server) -> None:
     raise ServerFailed(f"the server was not ready in {READY_TIMEOUT_S:.0f} s:\n{end}")
 
 
-def _free_port() -> int:
+def stop(server: Server) -> None:
+    """Tells the process to go, and waits until it has; kills it where that takes too long."""
+    server.process.terminate()
+    try:
+        server.process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        server.process.kill()
+        server.process.wait()
+
+
+def free_port(host: str = HOST) -> int:
+    """A port that nobody listens on; "" for one that is free at all addresses."""
     with socket.socket() as probe:
-        probe.bind((HOST, 0))
+        probe.bind((host, 0))
         port: int = probe.getsockname()[1]
     return port

@@ -24,7 +24,8 @@ def test_promtool_finds_nothing_to_say_about_a_scrape(tmp_path: Path) -> None:
             )
         scrape = httpx2.get(f"{server.url}/metrics").content
     assert b'densepose_requests_total{model="demo",outcome="success"} 1.0' in scrape
-    assert b'densepose_stage_duration_seconds_count{stage="network"} 1.0' in scrape
+    network = b'densepose_stage_duration_seconds_count{model="demo",stage="network"} 1.0'
+    assert network in scrape
     judged = subprocess.run(
         ["promtool", "check", "metrics"], input=scrape, capture_output=True, check=False
     )

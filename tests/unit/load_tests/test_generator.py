@@ -112,6 +112,29 @@ def test_a_server_that_is_not_there_is_told_from_one_that_lost_a_request():
     assert {ending.outcome for ending in endings} == {NOT_CONNECTED}
 
 
+@pytest.mark.parametrize(
+    ("answer", "outcome", "is_asked_again"),
+    [
+        (b"", LOST, True),
+        (b"HTTP/1.1 503 Unavailable\r\ncontent-length: 2\r\n\r\nok", "503", True),
+        (PROBLEM, "429 overloaded", False),
+        (ANSWER, "200", False),
+    ],
+)
+def test_only_what_another_replica_could_answer_is_asked_again(answer, outcome, is_asked_again):
+    async def scene():
+        pool = Pool(*server.server_address)
+        generator = Generator(pool, Load([(0.1, 100.0)], [get("/")]), retries=1)
+        await generator.run()
+        pool.close()
+        return generator
+
+    with answering(answer) as server:
+        generator = asyncio.run(scene())
+    assert {ending.outcome for ending in generator.endings} == {outcome}
+    assert generator.num_retried == (len(generator.endings) if is_asked_again else 0)
+
+
 def test_the_photo_is_a_picture_of_the_size_and_weight_that_it_should_have():
     data = jpeg(640, 480, 60_000)
     assert decode_image(data, max_pixels=10**6).size_hw == (480, 640)
