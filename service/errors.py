@@ -3,7 +3,12 @@
 The HTTP status and the stable code of each stand in `service/api/errors.py`.
 """
 
-from typing import Literal
+from typing import Literal, TypeAlias
+
+# Words for the metrics.
+RefusalReason: TypeAlias = Literal[
+    "queue_full", "bytes_in_flight", "deadline", "expired", "connections", "key_limit"
+]
 
 
 class ServiceError(Exception):
@@ -14,12 +19,16 @@ class MalformedRequest(ServiceError):
     """The body cannot be read: no image in it, bad multipart, bad JSON, bad base64."""
 
 
+class HeadersTooLarge(ServiceError):
+    """The request line and the headers have more bytes, or the headers are more, than are read."""
+
+
 class Unauthorized(ServiceError):
     """A key is missing or wrong."""
 
 
 class Forbidden(ServiceError):
-    """Nobody may do this here: no admin key is set."""
+    """The key may not do this, or nobody may: no admin key is set."""
 
 
 class NotAcceptable(ServiceError):
@@ -72,7 +81,7 @@ class Overloaded(ServiceError):
         self,
         message: str,
         *,
-        reason: Literal["queue_full", "bytes_in_flight", "deadline", "expired"] = "queue_full",
+        reason: RefusalReason = "queue_full",
         retry_after_s: float = 0.0,
     ) -> None:
         super().__init__(message)
@@ -90,6 +99,14 @@ class Draining(ServiceError):
 
 class Unhealthy(ServiceError):
     """The device side has stopped and cannot answer."""
+
+
+class DeviceFailed(Unhealthy):
+    """The device can only be used again by another process; `reason` is for operators."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class DeadlineExceeded(ServiceError):

@@ -3,26 +3,38 @@
 import gc
 import logging
 import os
+import resource
 import signal
 import threading
 import time
+from functools import partial
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
 
+from service.api.connection import Connection
 from service.engine import Engine
 
 logger = logging.getLogger(__name__)
 
 # Before the limit, so that what was given up then is told so.
 MAX_FAREWELL_S = 1.0
+# When the device has failed: so long at least probes are told why, and so long at most it takes to
+# tell everybody who waits.
+MIN_LAST_WORDS_S, MAX_LAST_WORDS_S = 1.0, 5.0
+# Open files beside connections: the model store's, sockets of the event loop, libraries.
+OTHER_FILES = 256
+# The exit status then: EX_SOFTWARE of sysexits.h. Another process may have better luck.
+DEVICE_FAILED = 70
 
 
 class Server(uvicorn.Server):
     """Goes in steps from the first signal on: not ready, but serving; refusing; ended.
 
-    It ends when the last accepted request has. A second signal hurries.
+    It ends when the last accepted request has. A second signal hurries. It ends, too, when the
+    device has failed.
     """
 
     def __init__(
@@ -33,6 +45,7 @@ class Server(uvicorn.Server):
         self._drain_delay_s = drain_delay_s
         self._limit_s = limit_s
         self._signalled_s: float | None = None
+        self._failed_s: float | None = None
         self._is_hurried = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # uvicorn's
@@ -45,14 +58,22 @@ class Server(uvicorn.Server):
         if sig == signal.SIGINT:
             # A terminal has no load balancer.
             self._drain_delay_s = 0.0
-        watchdog = threading.Timer(self._limit_s, _end_process)
-        watchdog.daemon = True
-        watchdog.start()
+        _end_process_after(self._limit_s, 0)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to stop listening."""
         is_over = await super().on_tick(counter)
-        return is_over or self._has_drained()
+        return is_over or self._has_failed() or self._has_drained()
+
+    def _has_failed(self) -> bool:
+        """Whether the device has failed, and everybody who waited has been told."""
+        if self._engine.failure is None:
+            return False
+        if self._failed_s is None:
+            self._failed_s = time.monotonic()
+            _end_process_after(MAX_LAST_WORDS_S, DEVICE_FAILED)
+        since_s = time.monotonic() - self._failed_s
+        return since_s >= MIN_LAST_WORDS_S and self._engine.num_accepted == 0
 
     def _has_drained(self) -> bool:
         if self._signalled_s is None:
@@ -78,11 +99,19 @@ def run_server(
     drain_delay_ms: int,
     shutdown_timeout_ms: int,
 ) -> None:
-    """Serves until a signal ends it: SIGTERM, or SIGINT, which is not followed by a delay."""
+    """Serves until a signal ends it: SIGTERM, or SIGINT, which is not followed by a delay.
+
+    When the device fails, the process ends with the status `DEVICE_FAILED`.
+    """
+    allow_open_files(application.state.connection_limits.max_connections + OTHER_FILES)
     config = uvicorn.Config(
         application,
         host=host,
         port=port,
+        http=cast("Any", partial(Connection, limits=application.state.connection_limits)),
+        ws="none",
+        # Nothing asks who the client is, so nobody has to be believed.
+        proxy_headers=False,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -103,10 +132,35 @@ def run_server(
     finally:
         # Libraries complain at the end of what they find still there.
         gc.unfreeze()
+    if engine.failure is not None:
+        # A thread that hangs in a driver would keep the process from ending by itself.
+        _end_process(DEVICE_FAILED)
 
 
-def _end_process() -> None:
+def allow_open_files(num_files: int) -> None:
+    """Raises the process' own limit, where the system's allows it, and warns where it does not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= num_files:
+        return
+    allowed = num_files if hard == resource.RLIM_INFINITY else min(num_files, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < num_files:
+        fields = {"allowed": allowed, "wanted": num_files}
+        logger.warning("fewer files than connections may be open", extra={"fields": fields})
+
+
+def _end_process_after(seconds: float, status: int) -> None:
     """Ends what does not end by itself: a device that hangs, a client that does not read."""
+    watchdog = threading.Timer(seconds, _end_late, [status])
+    watchdog.daemon = True
+    watchdog.start()
+
+
+def _end_late(status: int) -> None:
     logger.warning("the time to shut down is over")
+    _end_process(status)
+
+
+def _end_process(status: int) -> None:
     logging.shutdown()
-    os._exit(0)
+    os._exit(status)

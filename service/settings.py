@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model_store.catalogue import ZOO_URL
 from model_store.store import default_folder
+from service.api.keys import Key, parse_keys
 from service.errors import InvalidSetting
 
 Download: TypeAlias = Literal["any", "preload", "never"]
@@ -27,7 +35,7 @@ PAIRS = (
     ("drain_delay_ms", "shutdown_timeout_ms"),
 )
 # What no log and no message may show.
-SECRETS = {"admin_key"}
+SECRETS = {"admin_key", "api_keys"}
 # What is said of a setting whose default follows one that is wrong.
 FOLLOWING = frozenset({"default_factory_not_called"})
 
@@ -37,7 +45,8 @@ def _log_format() -> LogFormat:
 
 
 def _download(values: dict[str, Any]) -> Download:
-    return "any" if _is_loopback(values["host"]) else "preload"
+    has_keys = bool(values["api_keys"]) or values["api_keys_file"] is not None
+    return "any" if has_keys or _is_loopback(values["host"]) else "preload"
 
 
 def _preload(values: dict[str, Any]) -> tuple[str, ...]:
@@ -57,8 +66,19 @@ def _split_list(value: Any) -> Any:
     return [item.strip() for item in value.split(",") if item.strip()]
 
 
+def _keys(value: Any) -> tuple[Key, ...]:
+    try:
+        return parse_keys(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise PydanticCustomError("keys", "{reason}", {"reason": str(error)}) from None
+
+
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
+
+
+def _none_if_auto(value: Any) -> Any:
+    return None if isinstance(value, str) and value.lower() == "auto" else value
 
 
 Names: TypeAlias = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
@@ -82,13 +102,24 @@ class Settings(BaseSettings):
     )
     log_format: Annotated[LogFormat, BeforeValidator(_lower)] = Field(default_factory=_log_format)
 
+    # Who may ask; without keys, everybody. `name=<SHA-256>`, see service/api/keys.py.
+    api_keys: Annotated[tuple[Key, ...], NoDecode, PlainValidator(_keys)] = ()
+    api_keys_file: Annotated[Path, AfterValidator(Path.expanduser)] | None = None
+    # Who may load and unload models: the SHA-256 of the key, in hexadecimal. None: nobody.
+    admin_key: Annotated[str, BeforeValidator(_lower), Field(pattern=r"^[0-9a-f]{64}$")] | None = (
+        None
+    )
+    # Whose pages may ask from a browser: origins as https://example.org, or *.
+    cors_origins: Names = ()
+    max_connections: Positive = 1000
+
     # Models.
     model_store: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
         default_factory=default_folder
     )
     zoo_url: str = ZOO_URL
     offline: bool = False
-    # Who may cause a download: any request, by default where only this machine can ask.
+    # Who may cause a download: any request, by default where only this machine can ask, or keys.
     download: Download = Field(default_factory=_download)
     # The only models that are served; None serves all.
     models: Names | None = None
@@ -105,6 +136,8 @@ class Settings(BaseSettings):
     max_batch: Positive = 8
     max_queue: Positive = 64
     max_delay_ms: NotNegative = 0
+    # Bytes that the models on the device may take together; None, or "auto": by what is free.
+    device_memory: Annotated[Positive | None, BeforeValidator(_none_if_auto)] = None
 
     # A request.
     timeout_ms: Positive = 30_000
@@ -114,11 +147,6 @@ class Settings(BaseSettings):
     max_inflight_bytes: Positive = 512 * MEBIBYTE
     max_answer_pixels: Positive = 200_000_000
 
-    # Who may load and unload models: the SHA-256 of the key, in hexadecimal. None: nobody.
-    admin_key: Annotated[str, BeforeValidator(_lower), Field(pattern=r"^[0-9a-f]{64}$")] | None = (
-        None
-    )
-
     @model_validator(mode="after")
     def _check_pairs(self) -> "Settings":
         for low, high in PAIRS:
@@ -126,6 +154,12 @@ class Settings(BaseSettings):
                 message = f"{_variable(high)} is less than {_variable(low)}"
                 raise PydanticCustomError("less", "{message}", {"message": message})
         return self
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody may ask who reaches this machine, without a key."""
+        has_keys = bool(self.api_keys) or self.api_keys_file is not None
+        return not (has_keys or _is_loopback(self.host))
 
     def public(self) -> dict[str, Any]:
         """The settings as they may be logged: without passwords and keys."""

@@ -1,14 +1,19 @@
 """The HTTP application, put together from its routes."""
 
+from collections.abc import Sequence
 from functools import cache, partial
 
 from fastapi import FastAPI, Response
+from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 from starlette.types import Lifespan
 
 from model_store.errors import ModelStoreError
+from service.api.access import Access, Doorkeeper
 from service.api.backend import Backend
+from service.api.connection import ConnectionLimits
 from service.api.densepose import DensePose, Limits, Threads
+from service.api.docs_page import docs_router
 from service.api.document import densepose_operation, densepose_responses, document
 from service.api.errors import answer_expected_error, answer_framework_error
 from service.api.examples import USAGE
@@ -22,6 +27,9 @@ from service.errors import ServiceError
 from service.metrics import Metrics
 
 DENSEPOSE_PATH = "/v1/densepose"
+# What a page of another origin may send, and what it may see of the answer.
+CORS_REQUEST_HEADERS = ("Authorization", "Content-Type", "X-API-Key", "X-Request-ID")
+CORS_ANSWER_HEADERS = ("Retry-After", "Server-Timing", "X-Model-Id", "X-Request-ID")
 
 
 def create_application(
@@ -31,18 +39,24 @@ def create_application(
     limits: Limits,
     metrics: Metrics,
     threads: Threads,
-    admin_key_sha256: str | None = None,
+    access: Access,
+    cors_origins: Sequence[str] = (),
     lifespan: Lifespan[FastAPI] | None = None,
 ) -> FastAPI:
-    """The application; decoding and encoding run in the threads, which stay the caller's."""
+    """The application; decoding and encoding run in the threads, which stay the caller's.
+
+    Whoever listens for it takes the limits of a connection from `state.connection_limits`.
+    """
     app = FastAPI(
         title="DensePose serving",
         version="1",
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
-        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+        # Traces go where the OTEL_* variables tell, and nowhere without them.
+        telemetry={"metrics": False, "logs": False, "auto_configure": True},
         exception_handlers={
             ServiceError: answer_expected_error,
             ModelStoreError: answer_expected_error,
@@ -73,15 +87,32 @@ def create_application(
         responses=densepose_responses(),
         openapi_extra=densepose_operation(),
     )
-    app.include_router(models_router(backend, default_model, admin_key_sha256))
+    app.include_router(models_router(backend, default_model, access))
     app.include_router(parts_router())
     app.include_router(renders_router())
     app.include_router(health_router(backend, metrics))
+    app.include_router(docs_router("/openapi.json", app.title))
+    # The last is the outermost.
+    app.add_middleware(Doorkeeper, access=access, max_body_bytes=limits.max_body_bytes)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=CORS_REQUEST_HEADERS,
+            expose_headers=CORS_ANSWER_HEADERS,
+        )
     app.add_middleware(
         RequestRecorder,
         metrics=metrics,
         measured_route=DENSEPOSE_PATH,
         is_draining=backend.is_draining,
+    )
+    app.state.connection_limits = ConnectionLimits(
+        max_connections=limits.max_connections,
+        upload_timeout_s=limits.upload_timeout_ms / 1000,
+        max_body_bytes=limits.max_body_bytes,
+        inflight=inflight,
     )
     app.openapi = cache(partial(document, app))  # type: ignore[method-assign]
     return app

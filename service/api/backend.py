@@ -34,12 +34,13 @@ class ModelStatus:
 class Queue:
     """The way to the device, in the order in which a request takes it.
 
-    `check` raises at once what `admit` would raise, before a body is read; `admit` accepts a
-    request for the length of a block. Then, by the request's deadline, `prepare` waits for the
-    model, and turns away whom the device could not serve in time; `predict` is the rest.
+    `check` raises at once what `admit` would raise, before a body is read, about a model if it is
+    known by then; `admit` accepts a request for the length of a block. Then, by the request's
+    deadline, `prepare` waits for the model, and turns away whom the device could not serve in time;
+    `predict` is the rest.
     """
 
-    check: Callable[[], None]
+    check: Callable[[str | None], None]
     admit: Callable[[], AbstractContextManager[None]]
     prepare: Prepare
     predict: Predict

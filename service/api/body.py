@@ -41,19 +41,18 @@ async def read_body(
         ClientLeft: the connection was closed in the middle.
         MalformedRequest: it is not as long as declared.
     """
-    if length is not None:
-        if length > max_bytes:
-            raise too_large(max_bytes)
-        hold(length)
+    if length is not None and length > max_bytes:
+        raise too_large(max_bytes)
     try:
         async with asyncio.timeout(timeout_s):
-            if length is None:
-                return await _read_open_ended(receive, max_bytes, hold)
-            return await _read_declared(receive, length)
+            body = await _read_pieces(receive, max_bytes, hold)
     except TimeoutError:
         raise SlowUpload(
             f"The body did not arrive within {timeout_s:g} s: send a smaller image."
         ) from None
+    if length is not None and len(body) != length:
+        raise MalformedRequest("The body is not as long as Content-Length says.")
+    return body
 
 
 def too_large(max_bytes: int) -> BodyTooLarge:
@@ -61,24 +60,8 @@ def too_large(max_bytes: int) -> BodyTooLarge:
     return BodyTooLarge(f"The body may have {max_bytes} bytes: send a smaller image.")
 
 
-async def _read_declared(receive: Receive, length: int) -> bytearray:
-    body = bytearray(length)
-    end = 0
-    is_more = True
-    while is_more:
-        chunk, is_more = await _next_chunk(receive)
-        begin, end = end, end + len(chunk)
-        if end > length:
-            break
-        body[begin:end] = chunk
-    if end != length:
-        raise MalformedRequest("The body is not as long as Content-Length says.")
-    return body
-
-
-async def _read_open_ended(
-    receive: Receive, max_bytes: int, hold: Callable[[int], None]
-) -> bytearray:
+async def _read_pieces(receive: Receive, max_bytes: int, hold: Callable[[int], None]) -> bytearray:
+    # Nothing is kept free for what is only announced: a few who send no more would have it all.
     body = bytearray()
     is_more = True
     while is_more:

@@ -17,7 +17,7 @@ def parse_json(text: str | bytearray) -> Any:
 
     Raises:
         RepeatedNameError: a name stands twice in one object.
-        ValueError: not JSON, or with more values than make sense here.
+        ValueError: not JSON, or with more values, or deeper, than makes sense here.
     """
     if isinstance(text, str):
         num_commas, num_brackets = text.count(","), text.count("[") + text.count("{")
@@ -25,7 +25,10 @@ def parse_json(text: str | bytearray) -> Any:
         num_commas, num_brackets = text.count(b","), text.count(b"[") + text.count(b"{")
     if num_commas > MAX_COMMAS or num_brackets > MAX_BRACKETS:
         raise ValueError("too many values")
-    return json.loads(text, object_pairs_hook=_object_without_repeats)
+    try:
+        return json.loads(text, object_pairs_hook=_object_without_repeats)
+    except RecursionError:
+        raise ValueError("too deep") from None
 
 
 def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

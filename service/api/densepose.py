@@ -46,6 +46,7 @@ class Limits:
     max_pixels: int
     max_inflight_bytes: int
     max_answer_samples: int
+    max_connections: int = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +92,29 @@ class DensePose:
         # What no answer of any kind could be is refused at once.
         choose_media_type(_all_of(request, "accept"), OF_ALL)
         # Whom the queue has no room for is told so before the body is read.
-        self._backend.queue.check()
+        self._backend.queue.check(self._named_model(request))
         with self._inflight.hold() as holding:
             work = self._describe(request, await self._read(request, holding), holding)
             return await _unless_client_leaves(request.receive, work)
+
+    def _named_model(self, request: Request) -> str | None:
+        """The model that is asked for, as far as that is known without the body."""
+        media_type = request.headers.get("content-type", "")
+        may_body_tell = media_type.startswith(("multipart/", "application/json"))
+        default = None if may_body_tell else self._default_model
+        return request.query_params.get("model", default)
 
     async def _read(self, request: Request, holding: Holding) -> Callable[[], Submission]:
         """The body, yet to be taken apart."""
         record = record_of(request.scope)
         with record.timed("read"):
             parse = parser_for(request.headers)
+            length = declared_length(request.headers)
+            # Whose body would not fit now is told so before it is sent.
+            holding.check(length or 0)
             body = await read_body(
                 request.receive,
-                declared_length(request.headers),
+                length,
                 max_bytes=self._limits.max_body_bytes,
                 timeout_s=self._limits.upload_timeout_ms / 1000,
                 hold=holding.resize,

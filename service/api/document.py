@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from service.api.access import OPEN_PATHS
 from service.api.errors import (
     INTERNAL_ERROR,
     PROBLEM_MEDIA_TYPE,
@@ -25,11 +26,17 @@ from service.api.examples import (
 )
 from service.api.parameters import Parameters
 from service.api.schemas import Answer, ProblemDetails
-from service.errors import ClientLeft, Forbidden, Unauthorized
+from service.errors import ClientLeft, Forbidden, Overloaded, Unauthorized
 from service.output.media import COCO, NPY, NPZ, PNG, ZIP
 
 REFERENCE = "#/components/schemas/{model}"
 BINARY = {"type": "string", "format": "binary"}
+# A key may come in either way; a server without keys asks for none.
+KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+KEYS_OF_ALL: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"header": []}]
 
 
 def document(app: FastAPI) -> dict[str, Any]:
@@ -41,11 +48,17 @@ def document(app: FastAPI) -> dict[str, Any]:
     for model in (Answer, ProblemDetails):
         schemas |= _definitions(model, "serialization")
     _drop_framework_errors(openapi)
+    openapi["components"]["securitySchemes"] = KEYS
+    for path, operations in openapi["paths"].items():
+        if path not in OPEN_PATHS:
+            for operation in operations.values():
+                operation["security"] = KEYS_OF_ALL
+                operation["responses"] |= {**OF_KEYS, **operation["responses"]}
     return openapi
 
 
-# Nobody reads the first; the others are of the administrator's paths.
-NEVER_OF_IMAGES = {ClientLeft, Unauthorized, Forbidden}
+# Nobody reads the first; the other is of the administrator's paths.
+NEVER_OF_IMAGES = {ClientLeft, Forbidden}
 
 
 def problem_responses(problems: Iterable[Problem]) -> dict[int | str, dict[str, Any]]:
@@ -175,3 +188,12 @@ def _problem_response(problems: list[Problem]) -> dict[str, Any]:
     if any(problem.retry_after_s is not None for problem in problems):
         response["headers"] = {"Retry-After": {"schema": {"type": "integer"}}}
     return response
+
+
+# What a path that needs a key may answer, whatever else it does.
+OF_KEYS = {
+    str(status): response
+    for status, response in problem_responses(
+        [PROBLEM_OF[Unauthorized], PROBLEM_OF[Overloaded]]
+    ).items()
+}

@@ -22,9 +22,11 @@ from service.errors import (
     BodyTooLarge,
     ClientLeft,
     DeadlineExceeded,
+    DeviceFailed,
     DeviceUnavailable,
     Draining,
     Forbidden,
+    HeadersTooLarge,
     ImageTooLarge,
     InvalidParameter,
     InvalidSetting,
@@ -59,6 +61,7 @@ INTERNAL_ERROR = Problem(500, "internal_error", "A defect of the service")
 CHECKPOINT_UNAVAILABLE = Problem(
     502, "checkpoint_unavailable", "The model's file could not be had, or did not verify"
 )
+UNHEALTHY = Problem(503, "unhealthy", "The device cannot answer", retry_after_s=10)
 
 PROBLEM_OF: Mapping[type[Exception], Problem] = {
     MalformedRequest: Problem(400, "malformed_request", "The body cannot be read"),
@@ -67,6 +70,7 @@ PROBLEM_OF: Mapping[type[Exception], Problem] = {
     UnknownModel: Problem(404, "unknown_model", "No model has this name"),
     NotAcceptable: Problem(406, "not_acceptable", "The answer has no such form"),
     SlowUpload: Problem(408, "slow_upload", "The body did not arrive in time"),
+    HeadersTooLarge: Problem(431, "headers_too_large", "The headers are too large"),
     BodyTooLarge: Problem(413, "body_too_large", "The body has too many bytes"),
     ImageTooLarge: Problem(413, "image_too_large", "The image has too many pixels"),
     UnsupportedMediaType: Problem(
@@ -83,7 +87,8 @@ PROBLEM_OF: Mapping[type[Exception], Problem] = {
     CheckpointRejected: CHECKPOINT_UNAVAILABLE,
     ModelLoading: Problem(503, "loading", "The model is being loaded", retry_after_s=5),
     Draining: Problem(503, "draining", "The service is shutting down", retry_after_s=5),
-    Unhealthy: Problem(503, "unhealthy", "The device cannot answer", retry_after_s=10),
+    Unhealthy: UNHEALTHY,
+    DeviceFailed: UNHEALTHY,
     DeadlineExceeded: Problem(504, "deadline_exceeded", "The work took too long"),
     OutOfMemory: Problem(507, "out_of_memory", "The image does not fit the device"),
     # Of the command line and the start: no request can meet them.

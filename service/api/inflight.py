@@ -46,6 +46,15 @@ class Holding:
         Raises:
             Overloaded: all requests together would hold too many.
         """
+        self.check(num_bytes)
+        self.replace(num_bytes)
+
+    def check(self, num_bytes: int) -> None:
+        """Raises what holding this many bytes would, and holds none of them.
+
+        Raises:
+            Overloaded: all requests together would hold too many.
+        """
         growth = num_bytes - self._num_bytes
         if growth > 0 and self._total.num_bytes + growth > self._total.max_bytes:
             raise Overloaded(
@@ -53,7 +62,6 @@ class Holding:
                 reason="bytes_in_flight",
                 retry_after_s=self._total.wait_s(),
             )
-        self.replace(num_bytes)
 
     def replace(self, num_bytes: int) -> None:
         """The same for bytes that are there already: they are never refused, but count."""

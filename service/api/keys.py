@@ -1,25 +1,99 @@
-"""Who may do what: keys in the headers of a request, known here by their digests alone."""
+"""Keys in the headers of a request, known here by their digests alone, and how they are written."""
 
 import hashlib
 import hmac
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from starlette.datastructures import Headers
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+DIGEST = re.compile(r"[0-9a-fA-F]{64}")
+RATE = re.compile(r"(\d{1,9})/([smh])")
+CONCURRENCY = re.compile(r"\d{1,6}")
+SECONDS_OF = {"s": 1, "m": 60, "h": 3600}
+# The holder of the admin key is called so in the log; no other key may be.
+ADMIN = "admin"
 
-from service.errors import Forbidden, Unauthorized
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many requests in so many seconds; all of them may come at once."""
+
+    num_requests: int
+    seconds: int
 
 
-def check_key(headers: Headers, key_sha256: str | None) -> None:
-    """Let a request pass whose key, a bearer token or `X-API-Key`, has this digest.
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Whose it is, its SHA-256, and how much of the service its holder may have."""
+
+    name: str
+    digest: bytes
+    rate: Rate | None = None
+    max_concurrency: int | None = None
+
+
+def parse_keys(text: str) -> tuple[Key, ...]:
+    """The keys of `name=<sha256 hex>[;rate=10/s][;concurrency=4]`, separated by commas or lines.
+
+    What follows a `#` in a line is for people.
 
     Raises:
-        Forbidden: no key is set, so none can be right.
-        Unauthorized: the request has no key, or another one.
+        ValueError: an entry is none, or a name or a digest stands twice; it says which by its
+            number, and shows nothing of it.
     """
-    if key_sha256 is None:
-        raise Forbidden("No admin key is set on this server: nobody may do this over HTTP.")
+    lines = (line.partition("#")[0] for line in text.splitlines())
+    entries = [entry.strip() for line in lines for entry in line.split(",") if entry.strip()]
+    keys = [_parse_key(entry, number) for number, entry in enumerate(entries, start=1)]
+    if len({key.name for key in keys}) < len(keys):
+        raise ValueError("two keys have one name")
+    if len({key.digest for key in keys}) < len(keys):
+        raise ValueError("one key stands under two names")
+    return tuple(keys)
+
+
+def _parse_key(entry: str, number: int) -> Key:
+    (name, digest), *limits = (_split_pair(part) for part in entry.split(";"))
+    of_limit = dict(limits)
+    rate = RATE.fullmatch(of_limit.get("rate", "1/s"))
+    concurrency = CONCURRENCY.fullmatch(of_limit.get("concurrency", "1"))
+    if not (NAME.fullmatch(name) and DIGEST.fullmatch(digest)):
+        raise ValueError(f"key {number} is not name=<SHA-256 in hexadecimal>")
+    if name == ADMIN:
+        raise ValueError(f"key {number} has the name of the admin key")
+    is_known = of_limit.keys() <= {"rate", "concurrency"} and len(of_limit) == len(limits)
+    if not (is_known and rate and concurrency and int(rate[1]) and int(concurrency[0])):
+        raise ValueError(f"the limits of key {number} are not like rate=10/s or concurrency=4")
+    return Key(
+        name,
+        bytes.fromhex(digest),
+        Rate(int(rate[1]), SECONDS_OF[rate[2]]) if "rate" in of_limit else None,
+        int(concurrency[0]) if "concurrency" in of_limit else None,
+    )
+
+
+def _split_pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name.strip(), value.strip()
+
+
+def sent_digest(headers: Mapping[str, str]) -> bytes | None:
+    """The SHA-256 of the key that came as a bearer token or `X-API-Key`; None without one.
+
+    The headers' names are compared without regard to case, and their bytes stand as Latin-1.
+    """
     scheme, _, token = headers.get("authorization", "").partition(" ")
     key = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-    digest = hashlib.sha256(key.encode("latin-1")).hexdigest()
-    # In constant time, so that how long it takes tells nothing of the digest.
-    if not hmac.compare_digest(digest, key_sha256):
-        raise Unauthorized("Send the admin key as `Authorization: Bearer KEY` or `X-API-Key: KEY`.")
+    return hashlib.sha256(key.encode("latin-1")).digest() if key else None
+
+
+def find_key(keys: Iterable[Key], digest: bytes) -> Key | None:
+    """The key of this digest.
+
+    All are compared, each in constant time: how long it takes tells nothing of any of them.
+    """
+    found = None
+    for key in keys:
+        if hmac.compare_digest(key.digest, digest):
+            found = key
+    return found

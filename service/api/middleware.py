@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Callable, Iterator
 
+from opentelemetry import trace
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import internal_error_response
-from service.api.record import SCOPE_KEY, STAGES, Record, new_record
+from service.api.record import REFUSAL_KEY, SCOPE_KEY, STAGES, Record, new_record
+from service.api.traces import trace_id_of
 from service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -18,6 +20,14 @@ QUIET_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 MAX_LOGGED_PATH = 256
 # Anybody may invent a method; the metrics know these.
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# Of every answer that does not say otherwise: it is data, for whoever asked, and no page.
+SECURITY_HEADERS = {
+    b"x-content-type-options": b"nosniff",
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+    b"referrer-policy": b"no-referrer",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"cache-control": b"no-store",
+}
 
 
 class RequestRecorder:
@@ -41,14 +51,24 @@ class RequestRecorder:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        record = new_record(Headers(scope=scope).get("x-request-id"))
+        headers = Headers(scope=scope)
+        record = new_record(headers.get("x-request-id"))
+        record.trace_id = trace_id_of(headers)
         scope[SCOPE_KEY] = record
+
+        async def receive_unless_refused() -> Message:
+            message = await receive()
+            if REFUSAL_KEY in scope:
+                raise scope[REFUSAL_KEY]
+            return message
 
         async def send_and_note(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 record.media_type = Headers(raw=message["headers"]).get("content-type")
                 message["headers"] = [*message["headers"], *_headers(record)]
+                message["headers"] += _missing_headers(message["headers"])
+                _describe_span(record)
                 if self.is_draining():
                     # The next request will find its way to another replica on a new connection.
                     message["headers"].append((b"connection", b"close"))
@@ -57,7 +77,7 @@ class RequestRecorder:
             await send(message)
 
         try:
-            await self.app(scope, receive, send_and_note)
+            await self.app(scope, receive_unless_refused, send_and_note)
         except Exception:
             logger.exception("unhandled error", extra={"fields": {"id": record.request_id}})
             if record.status is None:
@@ -69,10 +89,12 @@ class RequestRecorder:
 
     def _measure(self, scope: Scope, record: Record) -> None:
         metrics = self.metrics
-        route = getattr(scope.get("route"), "path", "other")
+        # What is turned away at the door has not found its route.
+        is_measured = scope["path"] == self.measured_route
+        route = self.measured_route if is_measured else _route_of(scope)
         method = scope["method"] if scope["method"] in METHODS else "other"
         metrics.http_requests.labels(route, method, str(record.status)).inc()
-        if route != self.measured_route or method != "POST":
+        if not is_measured or method != "POST":
             return
         if record.refusal is not None:
             metrics.refusals.labels(record.refusal).inc()
@@ -80,13 +102,18 @@ class RequestRecorder:
         metrics.requests.labels(model, record.outcome).inc()
         metrics.request_duration.labels(model).observe(record.elapsed_s())
         for stage, seconds in record.stage_seconds.items():
-            metrics.stage_duration.labels(stage).observe(seconds)
+            metrics.stage_duration.labels(model, stage).observe(seconds)
         if record.image_pixels is not None:
             metrics.image_pixels.observe(record.image_pixels)
         if record.num_instances is not None:
             metrics.instances_per_image.labels(model).observe(record.num_instances)
         media_type = (record.media_type or "none").partition(";")[0]
         metrics.response_bytes.labels(media_type).observe(record.response_bytes)
+
+
+def _route_of(scope: Scope) -> str:
+    route: str = getattr(scope.get("route"), "path", "other")
+    return route
 
 
 def _headers(record: Record) -> Iterator[tuple[bytes, bytes]]:
@@ -100,9 +127,35 @@ def _headers(record: Record) -> Iterator[tuple[bytes, bytes]]:
         yield b"server-timing", timing.encode("ascii")
 
 
+def _missing_headers(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    names = {name.lower() for name, _ in headers}
+    return [(name, value) for name, value in SECURITY_HEADERS.items() if name not in names]
+
+
+def _describe_span(record: Record) -> None:
+    """Tells the trace, where there is one, what the log will say."""
+    span = trace.get_current_span()
+    if not span.is_recording():
+        return
+    known = {
+        "request_id": record.request_id,
+        "outcome": record.outcome,
+        "model": record.model_id,
+        "key": record.key_name,
+        "body_bytes": record.body_bytes,
+        "image_pixels": record.image_pixels,
+        "instances": record.num_instances,
+    } | {f"{stage}_ms": ms for stage, ms in record.timing_ms().items()}
+    span.set_attributes(
+        {f"densepose.{name}": value for name, value in known.items() if value is not None}
+    )
+
+
 def _log(scope: Scope, record: Record) -> None:
     fields = {
         "id": record.request_id,
+        "trace": record.trace_id,
+        "key": record.key_name,
         "method": scope["method"],
         "path": scope["path"][:MAX_LOGGED_PATH],
         "status": record.status,

@@ -4,22 +4,37 @@ from fastapi import APIRouter, Request
 
 from model_store.catalogue import ModelCard, find_model
 from model_store.errors import UnknownModel
+from service.api.access import Access
 from service.api.backend import Backend, ModelStatus
 from service.api.capabilities import outputs_of
 from service.api.document import problem_responses
 from service.api.errors import PROBLEM_OF
-from service.api.keys import check_key
 from service.api.schemas import ModelDescription, ModelList
 from service.errors import Forbidden, Unauthorized
 
+# Where a model's id leads.
+OF_A_MODEL = {
+    "show": {"operationId": "show_model", "parameters": {"name": "$response.body#/id"}},
+    "load": {"operationId": "load_model", "parameters": {"name": "$response.body#/id"}},
+    "unload": {"operationId": "unload_model", "parameters": {"name": "$response.body#/id"}},
+    "ask": {"operationId": "answer", "parameters": {"query.model": "$response.body#/id"}},
+}
+OF_THE_LIST = {
+    "show": {"operationId": "show_model", "parameters": {"name": "$response.body#/default"}},
+    "load": {"operationId": "load_model", "parameters": {"name": "$response.body#/default"}},
+    "ask": {"operationId": "answer", "parameters": {"query.model": "$response.body#/default"}},
+}
 
-def models_router(backend: Backend, default_model: str, admin_key_sha256: str | None) -> APIRouter:
+
+def models_router(backend: Backend, default_model: str, access: Access) -> APIRouter:
     """The routes below /v1/models."""
     router = APIRouter(prefix="/v1/models", tags=["models"])
     errors = (Unauthorized, Forbidden, UnknownModel)
-    admin_problems = problem_responses([PROBLEM_OF[error] for error in errors])
+    problems = problem_responses([PROBLEM_OF[error] for error in errors])
+    admin_problems = problems | {202: {"links": OF_A_MODEL}}
+    unknown = problem_responses([PROBLEM_OF[UnknownModel]]) | {200: {"links": OF_A_MODEL}}
 
-    @router.get("")
+    @router.get("", responses={200: {"links": OF_THE_LIST}})
     async def list_models() -> ModelList:
         """The models that are served here, and which is taken where none is named."""
         cards = backend.cards().values()
@@ -32,7 +47,7 @@ def models_router(backend: Backend, default_model: str, admin_key_sha256: str | 
     @router.post("/{name:path}/load", status_code=202, responses=admin_problems)
     async def load_model(name: str, request: Request) -> ModelDescription:
         """Fetch and load a model; its state tells how far it is. Needs the admin key."""
-        check_key(request.headers, admin_key_sha256)
+        access.check_admin(request)
         card = find_model(backend.cards(), name)
         backend.load(card)
         return _describe(card, backend.status_of(card))
@@ -40,12 +55,12 @@ def models_router(backend: Backend, default_model: str, admin_key_sha256: str | 
     @router.post("/{name:path}/unload", status_code=202, responses=admin_problems)
     async def unload_model(name: str, request: Request) -> ModelDescription:
         """Free the memory that a model takes on the device. Needs the admin key."""
-        check_key(request.headers, admin_key_sha256)
+        access.check_admin(request)
         card = find_model(backend.cards(), name)
         backend.unload(card.id)
         return _describe(card, backend.status_of(card))
 
-    @router.get("/{name:path}", responses=problem_responses([PROBLEM_OF[UnknownModel]]))
+    @router.get("/{name:path}", responses=unknown)
     async def show_model(name: str) -> ModelDescription:
         """One model, by its id or an alias."""
         card = find_model(backend.cards(), name)

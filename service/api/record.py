@@ -13,6 +13,8 @@ from starlette.types import Scope
 STAGES = ("read", "decode", "queue", "preprocess", "network", "postprocess", "encode")
 
 SCOPE_KEY = "densepose.record"
+# Why a request is not read on: an error of ours, noted by the connection that it comes on.
+REFUSAL_KEY = "densepose.refusal"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -21,6 +23,10 @@ class Record:
     """One request; whoever learns something notes it here. Owned by the event loop."""
 
     request_id: str
+    # Of the caller's trace, where it is part of one. W3C Trace Context.
+    trace_id: str | None = None
+    # Whose key it came with.
+    key_name: str | None = None
     arrived_s: float = field(default_factory=time.monotonic)
     stage_seconds: dict[str, float] = field(default_factory=dict)
     model_id: str | None = None

@@ -11,6 +11,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from model_store.catalogue import load_catalogue
+from service.api.access import Access
 from service.api.application import create_application
 from service.api.backend import Backend, ModelStatus
 from service.api.densepose import Limits, Threads
@@ -77,7 +78,9 @@ def picture(size=(WIDTH, HEIGHT), file_format="PNG", **options) -> bytes:
     return file.getvalue()
 
 
-def build_service(*, cards=None, default_model="demo", admin_key_sha256=None, **changes) -> Service:
+def build_service(
+    *, cards=None, default_model="demo", access=None, cors_origins=(), **changes
+) -> Service:
     """A service of its own; the changes are to LIMITS."""
     cards = load_catalogue() if cards is None else cards
     device, metrics = StandIn(), Metrics({"version": "test"})
@@ -99,7 +102,8 @@ def build_service(*, cards=None, default_model="demo", admin_key_sha256=None, **
         limits=Limits(**LIMITS | changes),
         metrics=metrics,
         threads=Threads(decoders=decoders, encoders=encoders),
-        admin_key_sha256=admin_key_sha256,
+        access=access or Access(),
+        cors_origins=cors_origins,
     )
     return Service(app, TestClient(app), device, metrics, decoders, encoders, health)
 

@@ -43,13 +43,13 @@ class StandIn:
             saturation=lambda: 0.25,
         )
 
-    def check(self) -> None:
+    def check(self, model_id: str | None) -> None:
         if self.refusal is not None:
             raise self.refusal
 
     @contextmanager
     def admit(self) -> Iterator[None]:
-        self.check()
+        self.check(None)
         self.num_inside += 1
         try:
             yield

@@ -6,9 +6,11 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 
 import uvicorn
 
+from service.api.connection import Connection
 from tests.integration.conftest import picture
 
 HEAD = b"POST /v1/densepose HTTP/1.1\r\nHost: test\r\nContent-Type: image/png\r\n"
@@ -17,7 +19,14 @@ HEAD = b"POST /v1/densepose HTTP/1.1\r\nHost: test\r\nContent-Type: image/png\r\
 @contextmanager
 def listening(service):
     """The service on a free port of this machine; its address."""
-    config = uvicorn.Config(service.app, port=0, log_config=None, access_log=False)
+    config = uvicorn.Config(
+        service.app,
+        port=0,
+        http=partial(Connection, limits=service.app.state.connection_limits),
+        ws="none",
+        log_config=None,
+        access_log=False,
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

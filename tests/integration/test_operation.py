@@ -103,7 +103,8 @@ def test_a_request_is_measured(service):
     response = service.ask(accept_encoding="identity")
     assert sample(service, "densepose_request_duration_seconds_count", model="demo") == 1
     for stage in ("read", "decode", "queue", "preprocess", "network", "postprocess", "encode"):
-        count = sample(service, "densepose_stage_duration_seconds_count", stage=stage)
+        name = "densepose_stage_duration_seconds_count"
+        count = sample(service, name, stage=stage, model="demo")
         assert count == 1, stage
     assert sample(service, "densepose_stage_duration_seconds_sum", stage="network") == 0.003
     assert sample(service, "densepose_image_pixels_sum") == WIDTH * HEIGHT

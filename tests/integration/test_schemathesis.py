@@ -1,6 +1,7 @@
 """The OpenAPI document held against the application, by requests made up from it."""
 
 import base64
+import hashlib
 
 import schemathesis
 from hypothesis import HealthCheck, settings
@@ -16,6 +17,8 @@ from schemathesis.config import (
 )
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from service.api.access import Access
+from service.api.keys import parse_keys
 from tests.integration.conftest import build_service, picture
 
 SEED = 1
@@ -53,7 +56,12 @@ HARD_TO_MAKE_UP = (
 )
 
 
-def read_document(*modes: GenerationMode):
+KEY, ADMIN_KEY = "correct horse", "battery staple"
+DIGEST, ADMIN_DIGEST = (hashlib.sha256(key.encode()).hexdigest() for key in (KEY, ADMIN_KEY))
+MAX_WALKS, MAX_STEPS = 15, 8
+
+
+def read_document(*modes: GenerationMode, app=None):
     # A client that allows a millisecond gets a 504, which is no defect.
     no_defect = NotAServerErrorConfig(expected_statuses=["2xx", "4xx", "504"])
     project = ProjectConfig(
@@ -61,11 +69,14 @@ def read_document(*modes: GenerationMode):
         checks=ChecksConfig(not_a_server_error=no_defect),
     )
     config = SchemathesisConfig(seed=SEED, projects=ProjectsConfig(default=project))
-    return schemathesis.openapi.from_asgi("/openapi.json", build_service().app, config=config)
+    app = app or build_service().app
+    return schemathesis.openapi.from_asgi("/openapi.json", app, config=config)
 
 
 everything = read_document(*GenerationMode)
 sense = read_document(GenerationMode.POSITIVE).include(path="/v1/densepose")
+locked_service = build_service(access=Access(lambda: parse_keys(f"alice={DIGEST}"), ADMIN_DIGEST))
+locked = read_document(*GenerationMode, app=locked_service.app)
 bounded = settings(
     max_examples=MAX_EXAMPLES,
     deadline=None,
@@ -87,3 +98,33 @@ def test_a_request_that_makes_sense_is_answered_as_the_document_says(case):
         if isinstance(case.body, dict):
             case.body.pop(name, None)
     case.call_and_validate(excluded_checks=[*LEFT_OUT])
+
+
+@locked.parametrize()
+@bounded
+def test_without_a_key_the_application_does_what_its_document_says_too(case):
+    case.call_and_validate(excluded_checks=[*LEFT_OUT])
+
+
+class Walk(locked.as_state_machine()):
+    """From models to what they can do, with the admin's key and then without."""
+
+    def get_call_kwargs(self, case):
+        key = KEY if len(self.recorder.cases) % 4 == 0 else ADMIN_KEY
+        return {"headers": {"X-API-Key": key}}
+
+    def validate_response(self, response, case, additional_checks=(), **kwargs):
+        case.validate_response(response, excluded_checks=[*LEFT_OUT])
+
+
+def test_one_request_after_the_other_is_answered_as_the_document_says():
+    Walk.run(
+        settings=settings(
+            max_examples=MAX_WALKS,
+            stateful_step_count=MAX_STEPS,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        )
+    )
+    assert locked_service.device.loads
+    assert locked_service.device.asked

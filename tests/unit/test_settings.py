@@ -99,16 +99,54 @@ def test_a_variable_that_is_no_setting_is_named():
 
 
 def test_what_is_logged_has_every_setting_but_no_password():
-    settings = Settings(zoo_url="https://reader:hunter2@mirror.example/zoo", admin_key="a" * 64)
+    settings = Settings(
+        zoo_url="https://reader:hunter2@mirror.example/zoo",
+        admin_key="a" * 64,
+        api_keys="alice=" + "b" * 64,
+    )
     public = settings.public()
-    assert set(public) == set(Settings.model_fields) - {"admin_key"}
+    assert set(public) == set(Settings.model_fields) - {"admin_key", "api_keys"}
     assert "a" * 64 not in str(public)
+    assert "b" * 64 not in str(public)
     assert "hunter2" not in str(public)
     assert public["zoo_url"] == "https://mirror.example/zoo"
 
 
-def test_a_key_that_is_no_digest_is_refused_and_not_shown(monkeypatch):
-    monkeypatch.setenv("DENSEPOSE_ADMIN_KEY", "open sesame")
-    with pytest.raises(InvalidSetting, match="DENSEPOSE_ADMIN_KEY") as refusal:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ADMIN_KEY", "open sesame"), ("API_KEYS", "alice=sesame"), ("API_KEYS", "sesame")],
+)
+def test_a_key_that_is_no_digest_is_refused_and_not_shown(monkeypatch, name, value):
+    monkeypatch.setenv(f"DENSEPOSE_{name}", value)
+    with pytest.raises(InvalidSetting, match=f"DENSEPOSE_{name}") as refusal:
         read_settings()
     assert "sesame" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["API_KEYS", "API_KEYS_FILE"])
+def test_whoever_has_a_key_may_download(monkeypatch, name):
+    monkeypatch.setenv("DENSEPOSE_HOST", "0.0.0.0")
+    monkeypatch.setenv(f"DENSEPOSE_{name}", "alice=" + "a" * 64)
+    assert read_settings().download == "any"
+
+
+def test_empty_api_keys_are_none(monkeypatch):
+    monkeypatch.setenv("DENSEPOSE_API_KEYS", "")
+    assert read_settings().api_keys == ()
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_open"),
+    [
+        ({}, False),
+        ({"HOST": "0.0.0.0"}, True),
+        ({"HOST": "photos.example"}, True),
+        ({"HOST": "0.0.0.0", "API_KEYS": "alice=" + "a" * 64}, False),
+        ({"HOST": "0.0.0.0", "API_KEYS_FILE": "/keys"}, False),
+        ({"HOST": "0.0.0.0", "ADMIN_KEY": "a" * 64}, True),
+    ],
+)
+def test_beyond_this_machine_only_keys_close_the_door(monkeypatch, variables, is_open):
+    for name, value in variables.items():
+        monkeypatch.setenv(f"DENSEPOSE_{name}", value)
+    assert read_settings().is_open is is_open

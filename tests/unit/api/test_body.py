@@ -80,12 +80,19 @@ def test_nothing_is_stored_before_it_is_held():
     def refuse(num_bytes):
         raise Overloaded("full")
 
-    receive, messages = arriving(b"abc")
-    with pytest.raises(Overloaded):
-        read(receive, 3, hold=refuse)
-    assert len(messages) == 2
-    with pytest.raises(Overloaded):
-        read(receive, None, hold=refuse)
+    for length in (3, None):
+        receive, messages = arriving(b"ab", b"c")
+        with pytest.raises(Overloaded):
+            read(receive, length, hold=refuse)
+        assert len(messages) == 2
+
+
+def test_what_is_announced_and_does_not_come_is_not_held():
+    held = []
+    receive, _ = arriving(b"ab", b"cd", then={"type": "http.disconnect"})
+    with pytest.raises(ClientLeft):
+        read(receive, 100, hold=held.append)
+    assert held == [2, 4]
 
 
 @pytest.mark.parametrize("text", ["-1", "1e3", "five", "\u0661", "9" * 30, ""])

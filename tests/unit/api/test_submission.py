@@ -143,3 +143,19 @@ def test_an_atlas_that_is_none_is_told_by_its_name():
     for atlas in (None, 5, "!", "data:image/png;base64,AAAA"):
         with pytest.raises(MalformedRequest, match="'atlas'"):
             parse("application/json", in_json(image=image, atlas=atlas))
+
+
+@pytest.mark.parametrize(
+    "boundary", ['"\r"', '"\r\n"', '"a\0b"', '"a "', '" "', "a" * 71, '"\xe9"', '""', '"a\tb"']
+)
+def test_a_boundary_that_is_none_is_malformed(boundary):
+    headers = Headers({"content-type": f"multipart/form-data; boundary={boundary}"})
+    with pytest.raises(MalformedRequest):
+        parser_for(headers)
+
+
+@pytest.mark.parametrize(
+    "boundary", ["a" * 70, "----WebKitFormBoundary7MA4YWxk", '"a b\'()+_,-./:=?"']
+)
+def test_a_boundary_may_be_what_its_standard_allows(boundary):
+    parser_for(Headers({"content-type": f"multipart/form-data; boundary={boundary}"}))

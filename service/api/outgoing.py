@@ -1,0 +1,85 @@
+"""What goes out on a connection: written for clients that have gone, or that do not read."""
+
+import asyncio
+
+from service.api.inflight import Holding, InflightBytes
+
+# An answer has to be read at this rate, after a while to begin with.
+WRITE_GRACE_S = 20.0
+MIN_BYTES_READ_PER_S = 64 * 1024
+
+
+class Outgoing:
+    """A transport as an answer needs it: a client that has gone is no error.
+
+    With the last answer it says that no more comes, and leaves the rest to the client and to time:
+    were it closed at once, what the client still sends would reset the connection under the answer.
+    """
+
+    def __init__(self, transport: asyncio.Transport, *, is_last: bool) -> None:
+        self.is_closing = transport.is_closing
+        self._transport = transport
+        self._is_last = is_last
+
+    def write(self, data: bytes) -> None:
+        """Sends on."""
+        if not self.is_closing():
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Ends the answers."""
+        if self._is_last and not self.is_closing():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+
+class Unread:
+    """What a client has been sent and has not read: it counts as in flight, and has its time."""
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        inflight: InflightBytes,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._transport = transport
+        self._holding = Holding(inflight)
+        self._loop = loop
+        self._num_answers = 0
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def note_answer(self) -> None:
+        """An answer was written."""
+        self._num_answers += 1
+        if self._deadline is None:
+            self._watch(self._num_answers)
+
+    def note_much(self) -> None:
+        """The transport keeps more than it should, and takes no more until that is little."""
+        self._holding.replace(self._transport.get_write_buffer_size())
+        self._unset_deadline()
+        self._watch(None)
+
+    def note_little(self) -> None:
+        """The client has read nearly all, or has gone."""
+        self._holding.replace(0)
+        self._unset_deadline()
+
+    def _watch(self, num_answers: int | None) -> None:
+        """Gives what is written now its time; other answers may follow it where that is little."""
+        if num_bytes := self._transport.get_write_buffer_size():
+            seconds = WRITE_GRACE_S + num_bytes / MIN_BYTES_READ_PER_S
+            self._deadline = self._loop.call_later(seconds, self._give_up, num_answers)
+
+    def _unset_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _give_up(self, num_answers: int | None) -> None:
+        self._deadline = None
+        if num_answers not in {None, self._num_answers}:
+            self._watch(self._num_answers)
+        elif self._transport.get_write_buffer_size():
+            self._transport.abort()

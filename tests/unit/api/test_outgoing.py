@@ -1,0 +1,140 @@
+import pytest
+
+from service.api.inflight import InflightBytes
+from service.api.outgoing import MIN_BYTES_READ_PER_S, WRITE_GRACE_S, Outgoing, Unread
+
+
+class Transport:
+    """What of a transport is used here; nobody is at its other end."""
+
+    def __init__(self):
+        self.num_unsent = 0
+        self.calls = []
+        self.is_gone = False
+
+    def is_closing(self):
+        return self.is_gone
+
+    def get_write_buffer_size(self):
+        return self.num_unsent
+
+    def write(self, data):
+        assert not self.is_gone
+        self.calls.append(data)
+
+    def write_eof(self):
+        assert not self.is_gone
+        self.calls.append("eof")
+
+    def close(self):
+        self.calls.append("close")
+
+    def abort(self):
+        self.calls.append("abort")
+
+
+class Loop:
+    """Timers of a clock that is put forward by hand."""
+
+    def __init__(self):
+        self.now_s = 0.0
+        self.timers = []
+
+    def call_later(self, seconds, callback, *arguments):
+        timer = Timer(self.now_s + seconds, callback, arguments)
+        self.timers.append(timer)
+        return timer
+
+    def pass_by(self, seconds):
+        self.now_s += seconds
+        for timer in [timer for timer in self.timers if timer.due_s <= self.now_s]:
+            self.timers.remove(timer)
+            if not timer.is_cancelled:
+                timer.callback(*timer.arguments)
+
+
+class Timer:
+    is_cancelled = False
+
+    def __init__(self, due_s, callback, arguments):
+        self.due_s, self.callback, self.arguments = due_s, callback, arguments
+
+    def cancel(self):
+        self.is_cancelled = True
+
+
+@pytest.fixture
+def transport():
+    return Transport()
+
+
+@pytest.fixture
+def loop():
+    return Loop()
+
+
+@pytest.fixture
+def inflight():
+    return InflightBytes(10**9, lambda: 0.0)
+
+
+@pytest.fixture
+def unread(transport, inflight, loop):
+    return Unread(transport, inflight, loop)
+
+
+def test_what_is_written_to_a_client_that_has_gone_is_dropped(transport):
+    transport.is_gone = True
+    outgoing = Outgoing(transport, is_last=True)
+    outgoing.write(b"answer")
+    outgoing.close()
+    assert transport.calls == ["close"]
+
+
+@pytest.mark.parametrize(("is_last", "end"), [(True, "eof"), (False, "close")])
+def test_the_last_answer_leaves_the_end_to_the_client(transport, is_last, end):
+    outgoing = Outgoing(transport, is_last=is_last)
+    outgoing.write(b"answer")
+    outgoing.close()
+    assert transport.calls == [b"answer", end]
+
+
+def test_much_that_is_not_read_counts_as_in_flight_and_has_its_time(
+    unread, transport, loop, inflight
+):
+    transport.num_unsent = 10 * MIN_BYTES_READ_PER_S
+    unread.note_much()
+    unread.note_answer()
+    assert inflight.num_bytes == transport.num_unsent
+    loop.pass_by(WRITE_GRACE_S + 9.9)
+    assert transport.calls == []
+    loop.pass_by(0.2)
+    assert transport.calls == ["abort"]
+
+
+def test_what_is_read_in_time_is_forgotten(unread, transport, loop, inflight):
+    transport.num_unsent = 1000
+    unread.note_much()
+    unread.note_little()
+    assert inflight.num_bytes == 0
+    loop.pass_by(1000)
+    assert transport.calls == []
+
+
+def test_a_little_that_is_never_read_is_given_up_too(unread, transport, loop):
+    transport.num_unsent = 1000
+    unread.note_answer()
+    loop.pass_by(WRITE_GRACE_S + 1)
+    assert transport.calls == ["abort"]
+
+
+def test_an_answer_has_its_own_time_where_the_one_before_was_read(unread, transport, loop):
+    transport.num_unsent = 1000
+    unread.note_answer()
+    loop.pass_by(WRITE_GRACE_S - 1)
+    unread.note_answer()
+    loop.pass_by(2)
+    assert transport.calls == []
+    transport.num_unsent = 0
+    loop.pass_by(WRITE_GRACE_S + 1)
+    assert transport.calls == []
