@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import cast
 
 # A server ends a connection that was idle for some seconds, perhaps in the moment when it is used.
-MAX_IDLE_S = 2.0
+# It counts from its last answer, which may have lain here for long where this process was stopped:
+# what counts here is the request before that.
+MAX_UNUSED_S = 2.0
 
 
 class RequestLost(Exception):
@@ -40,14 +42,13 @@ class Pool:
         connection = await self._connection()
         answer = await connection.ask(request)
         if connection.is_open:
-            connection.idle_since_s = time.monotonic()
             self._idle.append(connection)
         return answer
 
     async def _connection(self) -> "_Connection":
         while self._idle:
             connection = self._idle.pop()
-            if time.monotonic() - connection.idle_since_s > MAX_IDLE_S:
+            if time.monotonic() - connection.used_s > MAX_UNUSED_S:
                 connection.close()
             elif connection.is_open:
                 return connection
@@ -66,7 +67,8 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.is_open = True
-        self.idle_since_s = 0.0
+        # When it was used last.
+        self.used_s = 0.0
         self._received = bytearray()
         self._answer: asyncio.Future[Answer] | None = None
 
@@ -75,6 +77,7 @@ class _Connection(asyncio.Protocol):
 
     async def ask(self, request: bytes) -> Answer:
         self._answer = asyncio.get_running_loop().create_future()
+        self.used_s = time.monotonic()
         self._transport.write(request)
         try:
             return await self._answer

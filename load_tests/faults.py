@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from load_tests.server import Server, running_server, start_server, stop, wait_u
 from service.server import DEVICE_FAILED
 
 COMMAND = ("-m", "load_tests.faulty_server")
-SETTINGS = {"DEFAULT_MODEL": MODELS[0], "PRELOAD": "", "LOG_LEVEL": "error", "TIMEOUT_MS": "5000"}
+SETTINGS = {"DEFAULT_MODEL": MODELS[0], "PRELOAD": "", "TIMEOUT_MS": "5000", "LOG_FORMAT": "json"}
 PHOTO = jpeg(160, 120, 6_000)
 # The first model is asked for as often as all others together.
 ASKED = (*MODELS[1:], *[MODELS[0]] * (len(MODELS) - 1))
@@ -59,7 +59,11 @@ ANSWERED = {
     "507 out_of_memory",
 }
 # A connection that is made while the listener is being closed is reset, whatever was sent on it.
+# The server has read nothing of it then, so that a load balancer may send it to another one.
 CUT_OFF, CUT_OFF_S = "cut_off", 1.0
+UNREAD = "unread"
+# What a process says that ends before all whom it has accepted are answered.
+FORCED_END = "the time to shut down is over"
 
 
 @dataclass
@@ -70,12 +74,17 @@ class Account:
     lost: int
     # How long after they were due the lost ones ended, in seconds.
     lost_after_s: list[float]
+    # What the server's log says of them.
+    lost_logged_as: dict[str, int]
+    # Answered, but not in the log: it would be of no use for what is lost.
+    num_unlogged: int
     unexpected: dict[str, int]
     # As the server counted them, of the first one.
     counted: int | None = None
     events: dict[str, float] = field(default_factory=dict)
     memory_bytes: tuple[float, float] | None = None
     exit_statuses: dict[str, int] = field(default_factory=dict)
+    num_forced_ends: int = 0
 
     @property
     def growth(self) -> float:
@@ -89,6 +98,8 @@ class Account:
         found = []
         if self.lost:
             found.append(f"{self.lost} requests have had no answer")
+        if self.num_unlogged:
+            found.append(f"{self.num_unlogged} answers are not in the log")
         if self.unexpected:
             found.append(f"unexpected: {self.unexpected}")
         if self.counted is not None:
@@ -100,6 +111,8 @@ class Account:
                 found.append(f"{sent} requests were sent, and {self.counted} counted")
         if self.memory_bytes is not None and self.growth > MAX_GROWTH:
             found.append(f"memory has grown by {self.growth:.1%}")
+        if self.num_forced_ends:
+            found.append(f"{self.num_forced_ends} processes did not answer all before they ended")
         wrong = set(self.exit_statuses) - {str(DEVICE_FAILED)}
         if wrong:
             found.append(f"processes ended with {wrong}")
@@ -108,7 +121,8 @@ class Account:
 
 async def outlast(seconds: float, folder: Path) -> Account:
     """A server whose device fails in ways that it has to survive."""
-    with running_server(SETTINGS, folder / "lasting.log", COMMAND) as server:
+    log = folder / "lasting.log"
+    with running_server(SETTINGS, log, COMMAND) as server:
         pool = Pool(server.host, server.port)
         load = Load([(seconds, LASTING_PER_S)], REQUESTS, HANG_UP_SHARE, HANG_UP_S)
         generator = Generator(pool, load)
@@ -119,7 +133,7 @@ async def outlast(seconds: float, folder: Path) -> Account:
         after = await _read_memory(server, seconds)
         metrics = (await pool.ask(get("/metrics"))).body.decode()
         pool.close()
-    account = _account(endings)
+    account = _account(endings, _outcomes_in(log))
     account.memory_bytes = (before, after)
     account.counted = int(_sum_of(metrics, "densepose_requests_total{"))
     for name in ("model_loads", "model_evictions", "out_of_memory", "batch_splits"):
@@ -132,19 +146,24 @@ async def fall_and_rise(seconds: float, folder: Path) -> Account:
     end_s = asyncio.get_running_loop().time() + seconds
     statuses = Counter[str]()
     endings: list[Ending] = []
+    logged: dict[str, str] = {}
+    num_forced_ends = 0
     for number, end in enumerate(itertools.cycle(ENDS)):
         command = (*COMMAND, "--seed", str(number), "--end", end)
-        server = start_server(SETTINGS, folder / "ending.log", command)
+        log = folder / f"ending_{number}.log"
+        server = start_server(SETTINGS, log, command)
         try:
             await asyncio.to_thread(wait_until_ready, server)
             endings += await _until_it_ends(server)
             statuses[str(server.process.returncode)] += 1
+            logged |= _outcomes_in(log)
+            num_forced_ends += FORCED_END in log.read_text()
         finally:
             await asyncio.to_thread(stop, server)
         if asyncio.get_running_loop().time() > end_s and number + 1 >= len(ENDS):
             break
-    account = _account(endings)
-    account.exit_statuses = dict(statuses)
+    account = _account(endings, logged)
+    account.exit_statuses, account.num_forced_ends = dict(statuses), num_forced_ends
     return account
 
 
@@ -157,20 +176,34 @@ async def _until_it_ends(server: Server) -> list[Ending]:
     generator.is_stopped = True
     endings = await running
     pool.close()
+    read = _outcomes_in(server.log)
     return [
         replace(ending, outcome=CUT_OFF)
-        if ending.outcome == LOST and ending.ended_s > ended_s - CUT_OFF_S
+        if ending.outcome == LOST
+        and ending.ended_s > ended_s - CUT_OFF_S
+        and ending.request_id not in read
         else ending
         for ending in endings
     ]
 
 
-def _account(endings: Sequence[Ending]) -> Account:
+def _account(endings: Sequence[Ending], logged: Mapping[str, str]) -> Account:
     outcomes = Counter(ending.outcome for ending in endings)
     known = ANSWERED | {HUNG_UP, LOST, NOT_CONNECTED, CUT_OFF}
     unexpected = {name: count for name, count in outcomes.items() if name not in known}
-    lost_after_s = [round(e.latency_ms / 1000, 2) for e in endings if e.outcome == LOST]
-    return Account(dict(outcomes), outcomes[LOST], lost_after_s, unexpected)
+    lost = [ending for ending in endings if ending.outcome == LOST]
+    lost_after_s = [round(ending.latency_ms / 1000, 2) for ending in lost]
+    logged_as = Counter(logged.get(ending.request_id, UNREAD) for ending in lost)
+    num_unlogged = sum(e.outcome in ANSWERED and e.request_id not in logged for e in endings)
+    return Account(
+        dict(outcomes), len(lost), lost_after_s, dict(logged_as), num_unlogged, unexpected
+    )
+
+
+def _outcomes_in(log: Path) -> dict[str, str]:
+    """What the server says of the requests that it has read, by their ids."""
+    lines = (json.loads(line) for line in log.read_text().splitlines() if line.startswith("{"))
+    return {line["id"]: line["outcome"] for line in lines if line["message"] == "request"}
 
 
 async def _read_memory(server: Server, seconds: float) -> float:

@@ -105,6 +105,12 @@ class FaultyModel:
         self.faults.before_batch()
         return self.device.predict("", samples)
 
+    def warm_up(self) -> None:
+        """There is nothing to warm up."""
+
+    def free_recordings(self) -> None:
+        """There are none."""
+
 
 def build_source(faults: Faults) -> ModelSource:
     """Where the models come from."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -75,12 +76,15 @@ class Generator:
         return self.endings
 
     async def _one(self, request: bytes, due_s: float, patience_s: float) -> None:
+        request_id = secrets.token_hex(8)
+        request = _with_id(request, request_id)
         outcome = await self._ask(request, patience_s)
         for _ in range(self.retries):
             if outcome.startswith(WORTH_A_RETRY):
                 self.num_retried += 1
                 outcome = await self._ask(request, patience_s)
-        self.endings.append(Ending(due_s, time.perf_counter() - self.begin_s, outcome))
+        ended_s = time.perf_counter() - self.begin_s
+        self.endings.append(Ending(due_s, ended_s, outcome, request_id))
 
     async def _ask(self, request: bytes, patience_s: float) -> str:
         try:
@@ -124,6 +128,11 @@ def post(path: str, body: bytes, content_type: str = "image/jpeg") -> bytes:
 def get(path: str) -> bytes:
     """A whole request."""
     return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode("ascii")
+
+
+def _with_id(request: bytes, request_id: str) -> bytes:
+    line, end, rest = request.partition(b"\r\n")
+    return line + end + b"X-Request-Id: " + request_id.encode("ascii") + end + rest
 
 
 def jpeg(width: int, height: int, num_bytes: int) -> bytes:

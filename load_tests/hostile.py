@@ -24,7 +24,7 @@ from pathlib import Path
 
 import uvloop
 
-from load_tests.hostile_inputs import hostile_request, pictures, request
+from load_tests.hostile_inputs import hostile_request, largest_pictures, pictures, request
 from load_tests.server import HOST, running_server
 
 # Longer than the server gives anybody.
@@ -274,6 +274,8 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=100.0, help="requests per second, at most")
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
+    # To make them takes so long that connections would be silent for it, and be closed.
+    pictures(), largest_pictures()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "server.log"
         settings = SETTINGS | {"MODEL_STORE": folder}

@@ -18,6 +18,8 @@ class Ending:
     due_s: float
     ended_s: float
     outcome: str
+    # What the server's log has it under.
+    request_id: str = ""
 
     @property
     def latency_ms(self) -> float:

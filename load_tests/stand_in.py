@@ -68,6 +68,9 @@ class StandIn:
         time.sleep((self.batch_ms + self.image_ms * len(samples)) / 1000)
         return [replace(self._prediction, image_size_hw=sample.image_size_hw) for sample in samples]
 
+    def warm_up(self, _: str) -> None:
+        """There is nothing to warm up."""
+
     def close(self) -> None:
         """There is nothing to close."""
 

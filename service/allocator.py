@@ -2,12 +2,19 @@
 
 import ctypes
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # malloc.h of glibc.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 KEPT_BYTES = 2**30
-# Twice malloc.c's FASTBIN_CONSOLIDATION_THRESHOLD.
-TRIMMING_BYTES = 2**17
+# Pillow takes memory in pieces of 16 MiB, OpenCV and NumPy the whole of a picture at once.
+MAPPED_BYTES = 2**23
+
+_lock = threading.Lock()
+_is_kept = False
+_num_mapping = 0
 
 
 def keep_freed_memory() -> None:
@@ -16,24 +23,44 @@ def keep_freed_memory() -> None:
     Otherwise each page of every picture, activation and map is a page fault when it is first
     written to: 1.6 of 6.7 ms that one core spends on a request about a 640 x 480 JPEG. Where an
     operator has tuned the allocator, or it is not glibc's, nothing changes.
+
+    All threads share what is kept. With memory of its own each would keep what its largest picture
+    took, and whatever came to lie between; call this before there are threads.
     """
+    global _is_kept  # noqa: PLW0603  # as the C library's settings are
     if (libc := _tunable()) is not None:
         libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(M_ARENA_MAX, 1)
+        _is_kept = True
+
+
+@contextmanager
+def large_blocks_given_back() -> Iterator[None]:
+    """Blocks that are large and allocated meanwhile, by any thread, go back when they are freed.
+
+    For what is rare, and would leave among what is kept holes that nothing else fills, and that are
+    too small the next time, because something else lies in them.
+    """
+    global _num_mapping  # noqa: PLW0603
+    if not _is_kept:
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    with _lock:
+        _num_mapping += 1
+        libc.mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
+    try:
+        yield
+    finally:
+        with _lock:
+            _num_mapping -= 1
+            if not _num_mapping:
+                libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
 
 
 def give_back_freed_memory() -> None:
-    """Gives back to the system what is free; what is freed later is kept as before.
-
-    Of this thread all, of others all but the last of what they had; so call it where it was freed.
-    """
-    if (libc := _tunable()) is not None:
-        # malloc_trim leaves alone the end of a thread's memory. That is given back where a piece
-        # is freed that is large enough, unless it is to be kept. malloc.c: _int_free, heap_trim.
-        libc.mallopt(M_TRIM_THRESHOLD, 0)
-        libc.malloc.restype = ctypes.c_void_p
-        libc.free(ctypes.c_void_p(libc.malloc(TRIMMING_BYTES)))
-        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+    """Gives back to the system what is free; what is freed later is kept as before."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)

@@ -116,6 +116,10 @@ class ServedModels:
         """What a loaded model says of samples of one padded size; on the device's thread alone."""
         return self._resident.predict(model_id, samples)
 
+    def warm_up(self, model_id: str, /) -> None:
+        """Does once what a loaded model's first requests would wait for; there as well."""
+        self._resident.warm_up(model_id)
+
     def close(self) -> None:
         """Ends downloads, waits for a load under way, and starts nothing else."""
         self._is_closing = True

@@ -108,10 +108,14 @@ def build_engine(
 
 
 def build_threads() -> Threads:
-    """The pools, of as many threads as there are cores."""
+    """The pools, of as many threads as there are cores; for large pictures of half as many."""
     num_threads = min(_num_cores(), MAX_THREADS)
+    # They run at the priority of all the others: a thread of a lower one that holds the
+    # interpreter's lock while others compute would keep the event loop waiting with it.
+    num_large = max(num_threads // 2, 1)
     return Threads(
         decoders=ThreadPoolExecutor(num_threads, thread_name_prefix="decoder"),
+        large_decoders=ThreadPoolExecutor(num_large, thread_name_prefix="large-decoder"),
         encoders=ThreadPoolExecutor(num_threads, thread_name_prefix="encoder"),
     )
 

@@ -8,9 +8,9 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -34,9 +34,10 @@ from service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
+# Where whoever waits for a model is counted meanwhile.
+Aside: TypeAlias = Callable[[str], AbstractContextManager[str | None]]
+
 FIRST_PRELOAD_BACKOFF_S, MAX_PRELOAD_BACKOFF_S = 1.0, 300.0
-# A model is warm when it has seen one small image.
-WARM_UP_SIDE = 128
 WARM_UP_TIMEOUT_S = 600.0
 # A batch that takes so many times what a request may take is one that nobody waits for any more;
 # the floor is for operators who allow little, and the first batch of a model for kernels that are
@@ -44,6 +45,10 @@ WARM_UP_TIMEOUT_S = 600.0
 HANG_TIMEOUTS, MIN_HANG_S, FIRST_HANG_S = 4.0, 60.0, 600.0
 WATCH_PERIOD_S = 0.25
 LAG_PERIOD_S = 0.1
+# What stands for the image of a warm-up, and for what is found.
+NO_SIZE = (0, 0)
+NO_IMAGE = Sample(np.zeros((*NO_SIZE, 3), np.uint8), NO_SIZE, Query(frozenset()))
+NOTHING = Prediction(NO_SIZE, ())
 # Of a batch's instances, all together: somewhat more than requests may find by default.
 INSTANCES_PER_IMAGE = 32
 
@@ -64,6 +69,9 @@ class Models(Protocol):
         self, model_id: str, samples: Sequence[Sample], /
     ) -> Sequence[Prediction | Exception]:
         """What a loaded model says of samples of one padded size; on the device's thread alone."""
+
+    def warm_up(self, model_id: str, /) -> None:
+        """Does once what a loaded model's first requests would wait for; there as well."""
 
     def close(self) -> None:
         """Wait for what is under way, and start nothing else."""
@@ -202,21 +210,27 @@ class Engine:
                 timeout.reschedule(asyncio.get_running_loop().time())
 
     async def _prepare(self, card: ModelCard, deadline_s: float) -> None:
-        await self._load(card, deadline_s)
+        await self._load(card, deadline_s, self._admission.step_aside)
         self._admission.check_turn(card.id, deadline_s - time.monotonic())
 
-    async def _lease(self, card: ModelCard, deadline_s: float) -> AbstractContextManager[object]:
+    async def _lease(
+        self, card: ModelCard, deadline_s: float, aside: Aside
+    ) -> AbstractContextManager[object]:
         """The model, until the end of a block; waited for again if it has made room for others."""
         while (lease := self._models.lease(card.id)) is None:
-            await self._load(card, deadline_s)
+            await self._load(card, deadline_s, aside)
         return lease
 
-    async def _load(self, card: ModelCard, deadline_s: float) -> None:
+    async def _load(self, card: ModelCard, deadline_s: float, aside: Aside) -> None:
         load = self._models.request(card)
-        if not load.done():
-            with self._admission.step_aside(card.id):
-                await self._wait_for(load, card, deadline_s)
-        load.result()
+        try:
+            if not load.done():
+                with aside(card.id):
+                    await self._wait_for(load, card, deadline_s)
+            load.result()
+        except DeviceFailed as error:
+            self._device.fail(Failure("device", error.reason))
+            raise
 
     async def _wait_for(self, load: Future[Any], card: ModelCard, deadline_s: float) -> None:
         try:
@@ -232,14 +246,11 @@ class Engine:
             if self._is_hurried:
                 raise _shutting_down() from None
             raise ModelLoading(f"{card.id} is being loaded: try again in a moment.") from None
-        except DeviceFailed as error:
-            self._device.fail(Failure("device", error.reason))
-            raise
         finally:
             self._load_timeouts.discard(timeout)
 
     async def _predict(self, card: ModelCard, sample: Sample, deadline_s: float) -> Prediction:
-        with await self._lease(card, deadline_s):
+        with await self._lease(card, deadline_s, self._admission.step_aside):
             return await self._run_sample(card, sample, deadline_s)
 
     async def _run_sample(self, card: ModelCard, sample: Sample, deadline_s: float) -> Prediction:
@@ -247,10 +258,15 @@ class Engine:
             raise _shutting_down()
         ticket = _ticket(card, sample, deadline_s)
         self._measure_queue_of(card.id)
+        prediction = await self._run_ticket(ticket)
+        queue_s = (ticket.started_s or ticket.queued_s) - ticket.queued_s
+        return replace(prediction, stage_seconds={"queue": queue_s, **prediction.stage_seconds})
+
+    async def _run_ticket(self, ticket: Ticket[Sample, Prediction]) -> Prediction:
         self._device.submit(ticket)
         try:
-            async with asyncio.timeout(deadline_s - time.monotonic()):
-                prediction = await asyncio.wrap_future(ticket.result)
+            async with asyncio.timeout(ticket.deadline_s - time.monotonic()):
+                return await asyncio.wrap_future(ticket.result)
         except TimeoutError:
             if ticket.started_s is None:
                 raise waited_in_vain(self._device.wait_s()) from None
@@ -261,10 +277,11 @@ class Engine:
         finally:
             if ticket.started_s is None:
                 self._device.withdraw(ticket)
-        queue_s = (ticket.started_s or ticket.queued_s) - ticket.queued_s
-        return replace(prediction, stage_seconds={"queue": queue_s, **prediction.stage_seconds})
 
     def _run(self, key: BatchKey, samples: Sequence[Sample]) -> Sequence[Prediction | Exception]:
+        if key.is_warm_up:
+            self._models.warm_up(key.model_id)
+            return [NOTHING] * len(samples)
         return self._models.predict(key.model_id, samples)
 
     def _measure(self, report: BatchReport[Sample, Prediction]) -> None:
@@ -317,6 +334,10 @@ class Engine:
                 logger.warning(
                     "preload failed", extra={"fields": {"model": name, "reason": str(error)}}
                 )
+            except Exception:
+                # A defect, but without this task the service would never be ready.
+                self._awaited[name] = "cannot be warmed up: the log has the reason"
+                logger.exception("preload failed", extra={"fields": {"model": name}})
             else:
                 del self._awaited[name]
                 return
@@ -325,11 +346,10 @@ class Engine:
 
     async def _warm_up(self, card: ModelCard) -> None:
         deadline_s = time.monotonic() + WARM_UP_TIMEOUT_S
-        await self._wait_for(self._models.request(card), card, deadline_s)
-        grey = np.full((WARM_UP_SIDE, WARM_UP_SIDE, 3), 128, np.uint8)
-        box = (0.0, 0.0, float(WARM_UP_SIDE), float(WARM_UP_SIDE))
-        query = Query(frozenset(), boxes_xyxy=(box,), class_ids=(0,))
-        await self._predict(card, Sample(grey, (WARM_UP_SIDE, WARM_UP_SIDE), query), deadline_s)
+        await self._load(card, deadline_s, nullcontext)
+        with await self._lease(card, deadline_s, nullcontext):
+            key = BatchKey(card.id, NO_SIZE, is_warm_up=True)
+            await self._run_ticket(Ticket(key, NO_IMAGE, deadline_s, queued_s=time.monotonic()))
 
 
 def _notice(loading: asyncio.Future[Any]) -> None:

@@ -1,10 +1,13 @@
 """The server process: listens, and goes when it is told, without leaving anybody in the lurch."""
 
+import asyncio
 import gc
 import logging
 import os
 import resource
+import select
 import signal
+import socket
 import threading
 import time
 from functools import partial
@@ -24,6 +27,8 @@ MAX_FAREWELL_S = 1.0
 # When the device has failed: so long at least probes are told why, and so long at most it takes to
 # tell everybody who waits.
 MIN_LAST_WORDS_S, MAX_LAST_WORDS_S = 1.0, 5.0
+# How long at most those that wait to be accepted are taken before nobody is any more.
+MAX_ACCEPT_S, ACCEPT_PAUSE_S = 1.0, 0.001
 # Open files beside connections: the model store's, sockets of the event loop, libraries.
 OTHER_FILES = 256
 # The exit status then: EX_SOFTWARE of sysexits.h. Another process may have better luck.
@@ -64,6 +69,18 @@ class Server(uvicorn.Server):
         """Ten times a second: whether to stop listening."""
         is_over = await super().on_tick(counter)
         return is_over or self._has_failed() or self._has_drained()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Takes the connections that wait to be accepted, so that they are answered; then ends."""
+        # The event loop takes one at a time, and those that are left when it closes are reset.
+        waiting = select.poll()
+        for listener in self.servers:
+            for one in listener.sockets:
+                waiting.register(one.fileno(), select.POLLIN)
+        end_s = time.monotonic() + MAX_ACCEPT_S
+        while waiting.poll(0) and time.monotonic() < end_s:  # noqa: ASYNC110 - the kernel tells nobody
+            await asyncio.sleep(ACCEPT_PAUSE_S)
+        await super().shutdown(sockets)
 
     def _has_failed(self) -> bool:
         """Whether the device has failed, and everybody who waited has been told."""

@@ -32,6 +32,9 @@ MAX_PIPELINED = 8
 BODY_GRACE_S = 5.0
 # How long the client has to go, once it is told that no more comes.
 FAREWELL_S = 1
+# A connection that is closed for its silence is listened to once more: what came while the process
+# was busy has not been read when its time is over.
+LISTEN_S = 0.05
 # An orchestrator must be answered when all others are turned away.
 PROBES = frozenset({"/livez", "/readyz"})
 
@@ -57,6 +60,8 @@ class Connection(HttpToolsProtocol):
         self._is_surplus = False
         # Whether no more is read: what came was refused, and the answer says so.
         self._is_refused = False
+        # Whether the server ends: the next answer is the last.
+        self._is_ending = False
         # Between requests, or in the head of one, since then; None in a body or while answering.
         self.waiting_since_s: float | None = time.monotonic()
         self._is_in_head = True
@@ -123,6 +128,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
+        self._unset_keepalive_if_required()
         if not self._is_in_head:
             self._begin_head()
 
@@ -150,9 +156,9 @@ class Connection(HttpToolsProtocol):
         self.waiting_since_s = None
         self._set_deadline(self._limits.upload_timeout_s + BODY_GRACE_S)
         self._is_refused = refusal is not None
-        self.cycle.transport = self._outgoing(is_last=False)
-        if refusal is not None or self.parser.should_upgrade():
-            self._make_last(self.cycle)
+        self.cycle.transport = self._outgoing()
+        if refusal is not None or self._is_ending or self.parser.should_upgrade():
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body; what comes after the answer is dropped, but not without end."""
@@ -169,6 +175,9 @@ class Connection(HttpToolsProtocol):
         self._num_messages += 1
         self._is_in_body = False
         self._unset_deadline()
+        if self.cycle.response_complete:
+            # It was answered before it had been read.
+            self._wait_for_next()
 
     # What the application and time do.
 
@@ -178,6 +187,37 @@ class Connection(HttpToolsProtocol):
         if not self.pipeline:
             self.waiting_since_s = time.monotonic()
         self._unread.note_answer()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing came for a while, or nothing has been read."""
+        close = super().timeout_keep_alive_handler
+        self.timeout_keep_alive_task = self.loop.call_later(LISTEN_S, close)
+
+    def shutdown(self) -> None:
+        """The server ends: answers what has come, and no more."""
+        self._is_ending = True
+        self.timeout_keep_alive = 0
+        if self._is_in_head:
+            self._set_deadline(FAREWELL_S)
+        if self.cycle is None or self.cycle.response_complete:
+            self._wait_for_next()
+        else:
+            self.cycle.keep_alive = False
+
+    def _wait_for_next(self) -> None:
+        """Has the connection end if no request comes."""
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def _say_farewell(self) -> None:
+        """The last answer is written: nothing is read or answered any more."""
+        self._is_refused = True
+        self._unset_deadline()
+        self.pipeline.clear()
+        self.timeout_keep_alive = FAREWELL_S
+        self._wait_for_next()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         # The cycle that is answered; uvicorn's is the last that came.
@@ -195,7 +235,7 @@ class Connection(HttpToolsProtocol):
         self._is_in_head = True
         self._num_head_bytes = self._num_headers = 0
         self._num_body_bytes = self._num_framing_bytes = 0
-        self._set_deadline(self._limits.upload_timeout_s)
+        self._set_deadline(FAREWELL_S if self._is_ending else self._limits.upload_timeout_s)
 
     def _count_head(self, num_bytes: int) -> None:
         self._num_head_bytes += num_bytes
@@ -242,7 +282,6 @@ class Connection(HttpToolsProtocol):
             self._break_off(self.cycle, error)
             return
         cycle = self._cycle_without_request(error)
-        self._make_last(cycle)
         cycle.more_body = False
         before, self.cycle = self.cycle, cycle
         if before is None or before.response_complete:
@@ -270,7 +309,7 @@ class Connection(HttpToolsProtocol):
         }
         return RequestResponseCycle(
             scope=scope,
-            transport=self.transport,
+            transport=self._outgoing(),
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,
@@ -288,18 +327,12 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
             return
         cast("dict[str, Any]", cycle.scope)[REFUSAL_KEY] = error
-        self._make_last(cycle)
+        cycle.keep_alive = False
         cycle.more_body = False
         cycle.message_event.set()
 
-    def _make_last(self, cycle: RequestResponseCycle) -> None:
-        """Lets the connection end with the answer to this request."""
-        cycle.keep_alive = False
-        self.timeout_keep_alive = FAREWELL_S
-        cycle.transport = self._outgoing(is_last=True)
-
-    def _outgoing(self, *, is_last: bool) -> asyncio.Transport:
-        return cast("asyncio.Transport", Outgoing(self.transport, is_last=is_last))
+    def _outgoing(self) -> asyncio.Transport:
+        return cast("asyncio.Transport", Outgoing(self.transport, self._say_farewell))
 
     def _displace_another(self) -> bool:
         """Closes the connection that has been without a request the longest, if there is one."""

@@ -21,7 +21,7 @@ from service.api.negotiation import OF_ALL, accepts_gzip, choose_media_type, typ
 from service.api.parameters import check_parameters
 from service.api.pieces import Draft
 from service.api.plan import Plan, plan_answer
-from service.api.preparation import Prepared, prepare
+from service.api.preparation import Prepared, Unprepared, prepare_unless_large
 from service.api.record import Record, record_of
 from service.api.submission import Submission, parser_for
 from service.datatypes import Prediction
@@ -53,10 +53,12 @@ class Limits:
 class Threads:
     """Where all that takes more than microseconds runs.
 
-    There are two pools, so that many uploads to decode keep no answer from being encoded.
+    There are several pools, so that many uploads to decode keep no answer from being encoded, and
+    a few large pictures, which may be small files, keep no other picture from being decoded.
     """
 
     decoders: Executor
+    large_decoders: Executor
     encoders: Executor
 
 
@@ -175,12 +177,14 @@ class DensePose:
         async with _until(deadline_s):
             prepared = await _run(
                 self._threads.decoders,
-                prepare,
+                prepare_unless_large,
                 submission,
                 plan,
                 max_pixels=limits.max_pixels,
                 max_answer_samples=limits.max_answer_samples,
             )
+            if isinstance(prepared, Unprepared):
+                prepared = await _run(self._threads.large_decoders, prepared.prepare_large)
         record.add_stages(prepared.stage_seconds)
         height, width = prepared.sample.image_size_hw
         record.image_pixels = height * width

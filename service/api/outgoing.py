@@ -1,6 +1,7 @@
 """What goes out on a connection: written for clients that have gone, or that do not read."""
 
 import asyncio
+from collections.abc import Callable
 
 from service.api.inflight import Holding, InflightBytes
 
@@ -12,14 +13,15 @@ MIN_BYTES_READ_PER_S = 64 * 1024
 class Outgoing:
     """A transport as an answer needs it: a client that has gone is no error.
 
-    With the last answer it says that no more comes, and leaves the rest to the client and to time:
-    were it closed at once, what the client still sends would reset the connection under the answer.
+    At the end it says that no more comes, and leaves the rest to the client and to time: were it
+    closed at once, what the client still sends would reset the connection under the answer.
     """
 
-    def __init__(self, transport: asyncio.Transport, *, is_last: bool) -> None:
+    def __init__(self, transport: asyncio.Transport, on_end: Callable[[], None]) -> None:
+        """`on_end` is called when no more comes; the client may be there still."""
         self.is_closing = transport.is_closing
         self._transport = transport
-        self._is_last = is_last
+        self._on_end = on_end
 
     def write(self, data: bytes) -> None:
         """Sends on."""
@@ -28,10 +30,9 @@ class Outgoing:
 
     def close(self) -> None:
         """Ends the answers."""
-        if self._is_last and not self.is_closing():
+        if not self.is_closing():
             self._transport.write_eof()
-        else:
-            self._transport.close()
+            self._on_end()
 
 
 class Unread:

@@ -222,7 +222,7 @@ class DeviceThread(Generic[S, R]):
     def _finish(self, batch: Batch[S, R], outcome: Outcome[R]) -> None:
         now_s = time.monotonic()
         num_instances = None
-        if not outcome.num_splits:
+        if not (outcome.num_splits or batch.key.is_warm_up):
             results = [one for one in outcome.results if not isinstance(one, Exception)]
             num_instances = sum(map(self._count_instances, results)) if results else None
         with self._changed:

@@ -17,11 +17,13 @@ R = TypeVar("R")
 class BatchKey:
     """What may go together: one model, one padded size.
 
-    So no image is padded to another's size, and an answer never depends on whom it was with.
+    So no image is padded to another's size, and an answer never depends on whom it was with. A
+    model's warm-up has its place in the queue, too; what it takes says nothing of images.
     """
 
     model_id: str
     size_hw: SizeHW
+    is_warm_up: bool = False
 
     @property
     def num_pixels(self) -> int:

@@ -2,8 +2,10 @@
 
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 from PIL.Image import DecompressionBombError
@@ -53,6 +55,19 @@ _DECODER_ERRORS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A picture whose header was read, of an allowed size; no pixel was decoded yet."""
+
+    num_pixels: int
+    decode: Callable[[], Image]
+    """Decodes it as `decode_image` does, once.
+
+    Raises:
+        UndecodableImage: it is damaged or cut short.
+    """
+
+
 def decode_image(data: bytes | bytearray | memoryview, *, max_pixels: int) -> Image:
     """The first picture of a JPEG, PNG, WebP, GIF, BMP or TIFF file, upright; the bytes decide.
 
@@ -63,19 +78,41 @@ def decode_image(data: bytes | bytearray | memoryview, *, max_pixels: int) -> Im
         ImageTooLarge: it has more pixels than `max_pixels`; none was decoded.
         UndecodableImage: the bytes are no such image, or one that is damaged or cut short.
     """
+    return open_image(data, max_pixels=max_pixels).decode()
+
+
+def open_image(data: bytes | bytearray | memoryview, *, max_pixels: int) -> Encoded:
+    """The same picture, yet to be decoded.
+
+    Raises:
+        ImageTooLarge: it has more pixels than `max_pixels`.
+        UndecodableImage: the bytes are no such image, or what comes before its pixels is damaged.
+    """
     view = memoryview(data)
     kind = _format_of(view)
-    try:
+    with _errors_of_ours(kind, max_pixels):
         picture = kind.read(view)
         _check_size(picture, max_pixels)
+    height, width = picture.size_hw
+    return Encoded(height * width, partial(_decode, kind, picture, max_pixels))
+
+
+def _decode(kind: _Format, picture: Picture, max_pixels: int) -> Image:
+    with _errors_of_ours(kind, max_pixels):
         pixels_HW3 = picture.read_pixels()
+    if pixels_HW3.shape[:2] != picture.size_hw:
+        raise UndecodableImage(f"The {kind.name} image is not of the size that its header says.")
+    return Image(turn_upright(pixels_HW3, picture.orientation))
+
+
+@contextmanager
+def _errors_of_ours(kind: _Format, max_pixels: int) -> Iterator[None]:
+    try:
+        yield
     except DecompressionBombError as error:
         raise ImageTooLarge(f"The image has more than {max_pixels} pixels.") from error
     except _DECODER_ERRORS as error:
         raise UndecodableImage(f"The {kind.name} image is damaged or cut short.") from error
-    if pixels_HW3.shape[:2] != picture.size_hw:
-        raise UndecodableImage(f"The {kind.name} image is not of the size that its header says.")
-    return Image(turn_upright(pixels_HW3, picture.orientation))
 
 
 def _format_of(data: memoryview) -> _Format:

@@ -1,6 +1,7 @@
 """What a format's reader finds before any pixel is decoded, and Pillow's pixels as ours."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import cv2
@@ -10,6 +11,10 @@ from PIL.Image import Image
 
 from service.datatypes import SizeHW
 from service.errors import UndecodableImage
+
+# From here on a picture takes so much memory and time that other pictures would notice.
+LARGE_PIXELS = 16_000_000
+_PIXELS_AT_A_TIME = 2**17
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +31,14 @@ class Picture:
 
 
 def picture_of(image: Image, orientation: int = 1) -> Picture:
-    """The picture that Pillow has opened and not yet decoded."""
-    return Picture((image.height, image.width), orientation, lambda: read_pixels(image))
+    """The picture that Pillow has opened and not yet decoded; it can be decoded once."""
+
+    def read() -> NDArray[np.uint8]:
+        # Or what Pillow has decoded would stay as long as the picture.
+        with closing(image):
+            return read_pixels(image)
+
+    return Picture((image.height, image.width), orientation, read)
 
 
 def read_pixels(image: Image, *, grey_bits: int = 16) -> NDArray[np.uint8]:
@@ -36,11 +47,25 @@ def read_pixels(image: Image, *, grey_bits: int = 16) -> NDArray[np.uint8]:
     Samples of 16 bits keep their upper 8, which is what Pillow does with 16-bit colour; with
     16-bit grey it would clip. `grey_bits` says how many bits those grey samples really use.
     """
+    if image.mode in {"I", "F"}:
+        raise UndecodableImage("Samples of 32 bits, or with a sign, have no range to scale from.")
+    image.load()
+    num_rows = max(_PIXELS_AT_A_TIME // max(image.width, 1), 1)
+    if image.height <= num_rows:
+        return _converted(image, grey_bits)
+    # Some rows at a time: each step on the way would take as much memory as the whole picture.
+    pixels_HW3 = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, num_rows):
+        bottom = min(top + num_rows, image.height)
+        rows = image.crop((0, top, image.width, bottom))
+        pixels_HW3[top:bottom] = _converted(rows, grey_bits)
+    return pixels_HW3
+
+
+def _converted(image: Image, grey_bits: int) -> NDArray[np.uint8]:
     if image.mode.startswith("I;16"):
         grey_HW = (np.asarray(image) >> (grey_bits - 8)).astype(np.uint8)
         return np.asarray(cv2.cvtColor(grey_HW, cv2.COLOR_GRAY2BGR), np.uint8)
-    if image.mode in {"I", "F"}:
-        raise UndecodableImage("Samples of 32 bits, or with a sign, have no range to scale from.")
     if image.mode == "La":
         image = image.convert("LA")
     if image.mode != "RGB":

@@ -1,11 +1,15 @@
 """The resize before the network, bit-equal with detectron2's."""
 
+import math
+
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from service.datatypes import Image, SizeHW
 from service.errors import InvalidParameter
+from service.imaging.picture import LARGE_PIXELS
 
 
 def resized_size_hw(size_hw: SizeHW, *, short_side: int, long_side: int) -> SizeHW:
@@ -45,10 +49,22 @@ def resize_image(image: Image, *, short_side: int, long_side: int) -> NDArray[np
         InvalidParameter: a side would have no pixel.
     """
     height, width = resized_size_hw(image.size_hw, short_side=short_side, long_side=long_side)
+    size = width, height
     if (height, width) == image.size_hw:
         return image.pixels_HW3
+    if math.prod(image.size_hw) <= LARGE_PIXELS:
+        return _resize(image.pixels_HW3, size)
+    # Pillow copies colours, and takes 4 bytes for them. What has one channel it uses where it is.
+    return np.dstack(
+        [
+            _resize(np.asarray(cv2.extractChannel(image.pixels_HW3, channel), np.uint8), size)
+            for channel in range(3)
+        ]
+    )
+
+
+def _resize(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     # The channels are B, G, R under Pillow's names R, G, B; it treats all of them alike. Only
     # Pillow's own filter rounds like Pillow's.
-    picture = PillowImage.fromarray(image.pixels_HW3)
-    resized = picture.resize((width, height), PillowImage.Resampling.BILINEAR)
-    return np.array(resized)
+    picture = PillowImage.fromarray(pixels)
+    return np.array(picture.resize(size, PillowImage.Resampling.BILINEAR))

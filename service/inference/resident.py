@@ -4,10 +4,10 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Literal
+from typing import Literal, TypeVar
 
 from model_store.catalogue import ModelCard
 from model_store.errors import ModelStoreError
@@ -21,6 +21,8 @@ from service.inference.residency import Residency
 from service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Downloads at once; further ones wait for their turn.
 NUM_FETCHERS = 4
@@ -134,9 +136,28 @@ class ResidentModels:
             OutOfMemory: the batch does not fit the device; what can be, is free again.
             DeviceFailed: the device is lost.
         """
+        return self._compute(model_id, lambda predictor: predictor.predict_batch(samples))
+
+    def warm_up(self, model_id: str) -> None:
+        """Does once what a loaded model's first requests would wait for; on the device's thread.
+
+        Raises:
+            ModelLoading, OutOfMemory, DeviceFailed: as `predict` does.
+        """
+        self._compute(model_id, lambda predictor: predictor.warm_up())
+
+    def close(self) -> None:
+        """Wait for what is under way, and start nothing else."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        self._fetchers.shutdown(cancel_futures=True)
+        self._loader.join()
+
+    def _compute(self, model_id: str, compute: Callable[[Predictor], T]) -> T:
         with self._using(model_id) as predictor:
             try:
-                return predictor.predict_batch(samples)
+                return compute(predictor)
             except Exception as error:
                 failure = as_service_error(error)
                 if failure is None:
@@ -146,16 +167,16 @@ class ResidentModels:
                 )
         # Outside of the handler, where the error would keep the failed run's arrays alive.
         if isinstance(failure, OutOfMemory):
+            self._free_recordings()
             self._source.give_back()
         raise failure
 
-    def close(self) -> None:
-        """Wait for what is under way, and start nothing else."""
+    def _free_recordings(self) -> None:
+        """Gives up all models' recordings: batches come first, whosoever they are."""
         with self._changed:
-            self._is_closing = True
-            self._changed.notify_all()
-        self._fetchers.shutdown(cancel_futures=True)
-        self._loader.join()
+            predictors = [loaded.predictor for _, loaded in self._loaded.values()]
+        for predictor in predictors:
+            predictor.free_recordings()
 
     @contextmanager
     def _using(self, model_id: str) -> Iterator[Predictor]:

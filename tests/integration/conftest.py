@@ -56,6 +56,7 @@ class Service:
     metrics: Metrics
     decoders: CountingExecutor
     encoders: CountingExecutor
+    large_decoders: CountingExecutor
     health: dict[str, tuple[bool, str]] = field(default_factory=dict)
 
     def concurrent_client(self):
@@ -86,6 +87,7 @@ def build_service(
     device, metrics = StandIn(), Metrics({"version": "test"})
     health = {"readiness": (True, "ready"), "liveness": (True, "alive")}
     decoders, encoders = CountingExecutor(max_workers=4), CountingExecutor(max_workers=4)
+    large_decoders = CountingExecutor(max_workers=1)
     backend = Backend(
         cards=lambda: cards,
         status_of=lambda card: ModelStatus("stored" if card.url else "ready"),
@@ -101,11 +103,13 @@ def build_service(
         default_model=default_model,
         limits=Limits(**LIMITS | changes),
         metrics=metrics,
-        threads=Threads(decoders=decoders, encoders=encoders),
+        threads=Threads(decoders, large_decoders, encoders),
         access=access or Access(),
         cors_origins=cors_origins,
     )
-    return Service(app, TestClient(app), device, metrics, decoders, encoders, health)
+    return Service(
+        app, TestClient(app), device, metrics, decoders, encoders, large_decoders, health
+    )
 
 
 @pytest.fixture
@@ -120,6 +124,7 @@ def make_service() -> Iterator:
     for service in services:
         service.decoders.shutdown()
         service.encoders.shutdown()
+        service.large_decoders.shutdown()
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """Who is turned away, how early, and what it costs those who are not."""
 
 import asyncio
+import io
 import socket
 import threading
 
 import pytest
+from PIL import Image
 
 from service.errors import Draining, Overloaded, Unhealthy
 from tests.integration.conftest import picture
@@ -139,7 +141,8 @@ def test_saturation_is_that_of_the_fullest_door(make_service):
     service = make_service(max_inflight_bytes=100_000)
     assert sample(service, "densepose_saturation_ratio") == 0.25
     with listening(service) as address, socket.create_connection(address, 5) as connection:
-        connection.sendall(HEAD + b"Content-Length: 90000\r\n\r\n")
+        # What is only announced takes nothing; what has come does.
+        connection.sendall(HEAD + b"Content-Length: 95000\r\n\r\n" + bytes(90_000))
         wait_for(lambda: sample(service, "densepose_saturation_ratio") == 0.9)
 
 
@@ -156,3 +159,49 @@ def test_whether_it_is_ready_is_a_metric_too(service):
     assert sample(service, "densepose_ready") == 1
     service.health["readiness"] = (False, "draining")
     assert sample(service, "densepose_ready") == 0
+
+
+def large_picture():
+    """A small file with more pixels than other pictures wait for."""
+    file = io.BytesIO()
+    Image.new("1", (4100, 4000)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def busy_with_large(make_service):
+    """A service whose thread for large pictures is busy until the event is set."""
+    service, is_over = make_service(max_pixels=20_000_000), threading.Event()
+    busy = service.large_decoders.submit(is_over.wait, 20)
+    yield service, is_over
+    is_over.set()
+    assert busy.result()
+
+
+def test_large_pictures_wait_for_each_other_and_nobody_for_them(busy_with_large):
+    service, is_over = busy_with_large
+
+    async def ask():
+        async with service.concurrent_client() as client:
+            large = [
+                asyncio.create_task(client.post("/v1/densepose", content=large_picture()))
+                for _ in range(8)
+            ]
+            await asyncio.to_thread(wait_for, lambda: service.large_decoders.num_jobs == 9)
+            small = [await client.post("/v1/densepose", content=picture()) for _ in range(8)]
+            assert not any(task.done() for task in large)
+            is_over.set()
+            return small, await asyncio.gather(*large)
+
+    small, large = asyncio.run(ask())
+    assert [response.status_code for response in (*small, *large)] == 16 * [200]
+    assert large[0].json()["image"] == {"width": 4100, "height": 4000}
+
+
+def test_a_large_picture_waits_no_longer_than_its_request_may_take(busy_with_large):
+    service, _ = busy_with_large
+    response = service.ask(large_picture(), params={"timeout_ms": 100})
+    assert (response.status_code, response.json()["code"]) == (504, "deadline_exceeded")
+    assert service.device.num_inside == 0
+    # Nobody decodes it any more.
+    assert service.large_decoders.num_jobs == 1

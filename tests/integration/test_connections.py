@@ -8,17 +8,19 @@ import time
 from contextlib import contextmanager
 from functools import partial
 
+import pytest
 import uvicorn
 
 from service.api.connection import Connection
+from service.errors import Draining
 from tests.integration.conftest import picture
 
 HEAD = b"POST /v1/densepose HTTP/1.1\r\nHost: test\r\nContent-Type: image/png\r\n"
 
 
 @contextmanager
-def listening(service):
-    """The service on a free port of this machine; its address."""
+def serving(service, **options):
+    """The service on a free port of this machine."""
     config = uvicorn.Config(
         service.app,
         port=0,
@@ -26,6 +28,7 @@ def listening(service):
         ws="none",
         log_config=None,
         access_log=False,
+        **options,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -33,10 +36,36 @@ def listening(service):
     try:
         while not server.started:
             time.sleep(0.01)
-        yield server.servers[0].sockets[0].getsockname()
+        yield server
     finally:
         server.should_exit = True
         thread.join()
+
+
+@contextmanager
+def listening(service):
+    """The service on a free port of this machine; its address."""
+    with serving(service) as server:
+        yield address_of(server)
+
+
+def address_of(server):
+    return server.servers[0].sockets[0].getsockname()
+
+
+def while_busy(server, act, then):
+    """Acts while the server's event loop is busy with something else, which then ends as told."""
+    is_busy, is_over = threading.Event(), threading.Event()
+
+    def be_busy():
+        is_busy.set()
+        assert is_over.wait(20)
+        then()
+
+    server.servers[0].get_loop().call_soon_threadsafe(be_busy)
+    assert is_busy.wait(20)
+    act()
+    is_over.set()
 
 
 def answer_on(connection):
@@ -127,6 +156,62 @@ def test_a_connection_goes_on_after_a_refusal_that_left_the_body_unread(service)
         connection.sendall(bytes(900_000))
         connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         assert answer_on(connection)[0] == 200
+
+
+def test_whoever_is_told_that_the_connection_ends_reads_it_though_the_body_was_not_read(service):
+    service.device.refusal, service.device.is_draining = Draining("going"), True
+    with listening(service) as address, socket.create_connection(address, 5) as connection:
+        connection.sendall(HEAD + b"Content-Length: 1000000\r\n\r\n" + bytes(900_000))
+        # So that it would have been reset by now.
+        time.sleep(0.2)
+        status, headers, problem = answer_on(connection)
+        assert (status, problem["code"], headers["connection"]) == (503, "draining", "close")
+        assert connection.recv(1) == b""
+
+
+def test_a_request_behind_the_last_answer_is_not_begun(service):
+    service.device.is_draining = True
+    body = picture()
+    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    with listening(service) as address, socket.create_connection(address, 5) as connection:
+        connection.sendall(request * 3)
+        assert answer_on(connection)[0] == 200
+        assert connection.recv(1) == b""
+    assert len(service.device.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("end", "keeps"), [("timeout_keep_alive_handler", "keep-alive"), ("shutdown", "close")]
+)
+def test_a_request_that_came_while_the_server_was_busy_is_answered_before_the_connection_ends(
+    service, end, keeps
+):
+    body = picture()
+    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+    with serving(service) as server:
+
+        def end_connections():
+            for connection in list(server.server_state.connections):
+                getattr(connection, end)()
+
+        with socket.create_connection(address_of(server), 10) as connection:
+            connection.sendall(request)
+            assert answer_on(connection)[0] == 200
+            while_busy(server, lambda: connection.sendall(request), then=end_connections)
+            status, headers, _ = answer_on(connection)
+            assert (status, headers.get("connection", "keep-alive")) == (200, keeps)
+
+
+def test_a_connection_whose_body_came_after_the_answer_does_not_stay_for_ever(service):
+    with (
+        serving(service, timeout_keep_alive=1) as server,
+        socket.create_connection(address_of(server), 10) as connection,
+    ):
+        connection.sendall(HEAD + b"Content-Encoding: br\r\nContent-Length: 1000\r\n\r\n")
+        assert answer_on(connection)[0] == 415
+        connection.sendall(bytes(1000))
+        assert connection.recv(1) == b""
 
 
 def test_a_client_that_leaves_while_it_waits_frees_the_device(service):

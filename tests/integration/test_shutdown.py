@@ -76,8 +76,8 @@ def test_it_says_so_at_once_serves_for_the_delay_refuses_then_and_finishes_what_
         scene.until(lambda: scene.metric("densepose_inflight_requests") == 1)
         assert scene.metric("densepose_draining") == 1
         # From the end of the delay on, while the accepted one is being computed. Until then,
-        # those who have no time are turned away for that.
-        assert scene.ask(timeout_ms=50).result().status_code == 429
+        # those who have no time are turned away for that, or have lost it on the way.
+        assert scene.ask(timeout_ms=50).result().status_code in {429, 504}
         scene.until(lambda: scene.ask(timeout_ms=50).result().status_code == 503)
         refused = scene.ask().result()
         assert (refused.status_code, refused.json()["code"]) == (503, "draining")

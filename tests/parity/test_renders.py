@@ -51,13 +51,13 @@ def read_rgb(name: str) -> np.ndarray:
 
 
 @pytest.fixture(scope="module", params=PREFIXES)
-def scene(request: pytest.FixtureRequest) -> Scene:
+def scene(request: pytest.FixtureRequest, device: torch.device) -> Scene:
     picture = request.param
     reference = np.load(DATA / "outputs" / f"{CARD.id}.{picture}.npz")
     sample = read_sample(CARD, picture, reference)
     outputs = frozenset({Output.IUV, Output.UV, Output.LABELS})
     sample = replace(sample, query=replace(sample.query, outputs=outputs))
-    (prediction,) = stand_in_predictor(CARD, picture).predict_batch([sample])
+    (prediction,) = stand_in_predictor(CARD, picture, device).predict_batch([sample])
     assert isinstance(prediction, Prediction)
     instances = []
     for index, instance in enumerate(prediction.instances):
@@ -100,17 +100,19 @@ def count_different(ours: np.ndarray, theirs: np.ndarray) -> int:
     return int((ours != theirs).any(axis=-1).sum())
 
 
-def test_vertices_are_the_first_principal_components_of_their_embeddings() -> None:
+def test_vertices_are_the_first_principal_components_of_their_embeddings(
+    device: torch.device,
+) -> None:
     card = CARDS["cse_R_50_FPN_s1x"]
     reference = np.load(DATA / "outputs" / f"{card.id}.{PROMPTED}.npz")
     sample = read_sample(card, PROMPTED, reference)
     outputs = frozenset({Output.VERTICES, Output.VERTEX_COLOURS, Output.MASK})
     sample = replace(sample, query=replace(sample.query, outputs=outputs))
-    predictor = stand_in_predictor(card, PROMPTED)
+    predictor = stand_in_predictor(card, PROMPTED, device)
     (prediction,) = predictor.predict_batch([sample])
     assert isinstance(prediction, Prediction)
     with torch.inference_mode():
-        embeddings = predictor._network.roi_heads.embedder()["smpl_27554"].double().numpy()
+        embeddings = predictor._network.roi_heads.embedder()["smpl_27554"].cpu().double().numpy()
     centred = embeddings - embeddings.mean(axis=0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
     components = centred @ axes[:3].T

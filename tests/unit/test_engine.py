@@ -43,6 +43,9 @@ class Models:
     may_compute: threading.Event = field(default_factory=threading.Event)
     is_computing: threading.Event = field(default_factory=threading.Event)
     too_wide: int = 10**6
+    # Whose warm-up was run on which thread, and what becomes of the first ones.
+    warm: list[str] = field(default_factory=list)
+    cold_errors: list[Exception] = field(default_factory=list)
 
     def __post_init__(self):
         self.may_compute.set()
@@ -64,6 +67,13 @@ class Models:
         if max(widths) >= self.too_wide:
             raise OutOfMemory("too wide")
         return [Prediction(sample.image_size_hw, (INSTANCE,)) for sample in samples]
+
+    def warm_up(self, model_id):
+        self.is_computing.set()
+        assert self.may_compute.wait(TIMEOUT_S)
+        if self.cold_errors:
+            raise self.cold_errors.pop(0)
+        self.warm.append(f"{model_id} on {threading.current_thread().name}")
 
     def close(self):
         pass
@@ -286,13 +296,45 @@ def test_the_event_loop_s_lag_is_measured():
     assert asyncio.run(scene()) > 0.15
 
 
-def test_a_model_is_warm_when_it_has_seen_one_small_image():
+def test_a_preloaded_model_counts_as_ready_when_it_is_warm():
     async def scene():
         async with running(preload=["demo"]) as it:
+            it.models.may_compute.clear()
+            await until(it.models.is_computing.is_set)
+            assert it.engine.readiness() == (False, "demo: is being loaded")
+            it.models.may_compute.set()
             await until(lambda: it.engine.readiness()[0])
+            assert it.models.warm == ["demo on device"]
+            await it.ask()
             return it.models.batches
 
-    assert asyncio.run(scene()) == [[128]]
+    assert asyncio.run(scene()) == [[1]]
+
+
+def test_a_warm_up_that_fails_is_tried_again_whatever_it_was(monkeypatch, caplog):
+    monkeypatch.setattr(engine_module, "FIRST_PRELOAD_BACKOFF_S", 0.001)
+    models = Models(cold_errors=[OutOfMemory("not now")] * 2 + [RuntimeError("defect")])
+
+    async def scene():
+        async with running(preload=["demo"], models=models) as it:
+            await until(lambda: it.engine.readiness()[0])
+            assert it.value("densepose_out_of_memory_total", model="demo") == 2
+
+    asyncio.run(scene())
+    failures = [record for record in caplog.records if record.message == "preload failed"]
+    assert [str(one.exc_info and one.exc_info[1]) for one in failures] == ["None", "defect"]
+
+
+def test_a_device_that_is_lost_by_a_load_that_nobody_waited_for_is_lost():
+    async def scene():
+        async with running() as it:
+            it.models.loads["other"] = Future()
+            it.models.loads["other"].set_exception(DeviceFailed("gone", reason="launch failure"))
+            with pytest.raises(DeviceFailed):
+                await it.ask(card=OTHER)
+            assert it.engine.liveness() == (False, "launch failure")
+
+    asyncio.run(scene())
 
 
 def test_a_model_that_cannot_be_preloaded_keeps_the_service_unready_and_is_tried_again(

@@ -1,12 +1,13 @@
 from io import BytesIO
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from model_store.catalogue import Architecture, ModelCard
 from service.api.parameters import check_parameters
 from service.api.plan import plan_answer
-from service.api.preparation import prepare
+from service.api.preparation import Unprepared, prepare, prepare_unless_large
 from service.api.submission import Submission
 from service.errors import AnswerTooLarge, ImageTooLarge, InvalidParameter, UndecodableImage
 
@@ -19,7 +20,7 @@ def picture(width, height, mode="RGB"):
     return file.getvalue()
 
 
-def prepared(*, atlas=None, max_pixels=10**6, max_answer_samples=10**9, **given):
+def prepared(*, by=prepare, atlas=None, max_pixels=10**6, max_answer_samples=10**9, **given):
     parameters = check_parameters(given.items())
     plan = plan_answer(
         parameters,
@@ -28,7 +29,7 @@ def prepared(*, atlas=None, max_pixels=10**6, max_answer_samples=10**9, **given)
         media_type="application/json",
         has_atlas=atlas is not None,
     )
-    return prepare(
+    return by(
         Submission(picture(60, 40), atlas=atlas),
         plan,
         max_pixels=max_pixels,
@@ -90,6 +91,18 @@ def test_what_is_too_much_is_refused_before_the_device():
         prepared(max_pixels=60 * 40 - 1)
     with pytest.raises(AnswerTooLarge):
         prepared(render="boxes", size="400x400", max_answer_samples=400 * 400 * 3 - 1)
+
+
+@pytest.mark.parametrize(("num_pixels", "is_large"), [(60 * 40 + 16 * 24, False), (60 * 40, True)])
+def test_large_pictures_an_atlas_counted_are_left_for_later(num_pixels, is_large, monkeypatch):
+    monkeypatch.setattr("service.api.preparation.LARGE_PIXELS", num_pixels)
+    given = {"render": "texture", "atlas": picture(16, 24), "background": "black"}
+    result = prepared(by=prepare_unless_large, **given)
+    assert isinstance(result, Unprepared) == is_large
+    if is_large:
+        assert result.num_pixels == 60 * 40 + 16 * 24
+        result = result.prepare_large()
+    np.testing.assert_array_equal(result.sample.pixels_hw3, prepared(**given).sample.pixels_hw3)
 
 
 def test_the_stages_are_timed():

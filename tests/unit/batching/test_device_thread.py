@@ -66,9 +66,17 @@ class Device(DeviceThread[int, str]):
         self.reports.append(report)
         self.is_reported.release()
 
-    def ask(self, sample: int, *, model: str = "a", timeout_s: float = 3600.0) -> Ticket[int, str]:
+    def ask(
+        self,
+        sample: int,
+        *,
+        model: str = "a",
+        timeout_s: float = 3600.0,
+        is_warm_up: bool = False,
+    ) -> Ticket[int, str]:
         now_s = time.monotonic()
-        ticket = Ticket[int, str](BatchKey(model, SMALL), sample, now_s + timeout_s, now_s)
+        key = BatchKey(model, SMALL, is_warm_up)
+        ticket = Ticket[int, str](key, sample, now_s + timeout_s, now_s)
         self.submit(ticket)
         return ticket
 
@@ -100,6 +108,14 @@ def test_each_gets_its_own_answer(device: Device, gate: Gate) -> None:
     assert [ticket.result.result(TIMEOUT_S) for ticket in tickets] == list(
         map(answer, range(1, 20))
     )
+
+
+def test_what_a_warm_up_takes_says_nothing_of_images(device: Device, gate: Gate) -> None:
+    gate.is_open.set()
+    device.ask(1, is_warm_up=True).result.result(TIMEOUT_S)
+    assert device.image_s("a") == 0
+    device.ask(1).result.result(TIMEOUT_S)
+    assert device.image_s("a") > 0
 
 
 def test_a_batch_is_reported_with_why_it_was_sent(device: Device, gate: Gate) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.errors import ImageTooLarge, UndecodableImage
-from service.imaging.decode import decode_image
+from service.imaging.decode import decode_image, open_image
 
 RANDOM = np.random.default_rng(0)
 ALPHA = RANDOM.integers(0, 256, (37, 53), dtype=np.uint8)
@@ -109,6 +109,22 @@ def file_of(photo, save) -> Callable[[str], bytes]:
 def test_every_variant_is_decoded_as_pillow_reads_it(name, file_of, our_reading, pillow_reading):
     data = file_of(name)
     np.testing.assert_array_equal(our_reading(data), pillow_reading(data))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_picture_that_is_converted_a_few_rows_at_a_time_is_the_same(
+    name, file_of, our_reading, pillow_reading, monkeypatch
+):
+    monkeypatch.setattr("service.imaging.picture._PIXELS_AT_A_TIME", 53 * 5)
+    data = file_of(name)
+    np.testing.assert_array_equal(our_reading(data), pillow_reading(data))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_opened_images_know_their_pixels_and_decode_none(name, file_of):
+    encoded = open_image(file_of(name), max_pixels=37 * 53)
+    assert encoded.num_pixels == 37 * 53
+    assert encoded.decode().size_hw == (37, 53)
 
 
 def test_decoding_good_files_prints_nothing(file_of, our_reading, capfd):

@@ -60,8 +60,10 @@ def test_a_side_that_would_vanish_is_an_invalid_parameter_and_says_so():
         resized_size_hw((3, 20_000), short_side=800, long_side=1333)
 
 
+@pytest.mark.parametrize("large_pixels", [0, 10**9])
 @pytest.mark.parametrize("size_hw", [(37, 53), (480, 640), (1200, 900), (10, 2000), (1, 1)])
-def test_pixels_are_bit_equal_with_pillow_s_bilinear_resize(size_hw):
+def test_pixels_are_bit_equal_with_pillow_s_bilinear_resize(size_hw, large_pixels, monkeypatch):
+    monkeypatch.setattr("service.imaging.resize.LARGE_PIXELS", large_pixels)
     pixels = np.random.default_rng(0).integers(0, 256, (*size_hw, 3), dtype=np.uint8)
     resized = resize_image(Image(pixels), short_side=320, long_side=533)
     height, width = detectron2_output_shape(*size_hw, 320, 533)

@@ -40,6 +40,14 @@ class Predictor:
     def __del__(self) -> None:
         self.source.num_alive -= 1
 
+    def warm_up(self) -> None:
+        self.source.device_calls.append("warm up")
+        if self.source.errors:
+            raise self.source.errors.pop(0)
+
+    def free_recordings(self) -> None:
+        self.source.device_calls.append(f"free recordings on {threading.current_thread().name}")
+
     def predict_batch(self, samples: Any) -> Any:
         if isinstance(samples, Exception):
             raise samples
@@ -61,6 +69,8 @@ class Source:
     errors: list[BaseException] = field(default_factory=list)
     may_build: threading.Event = field(default_factory=threading.Event)
     may_fetch: threading.Event = field(default_factory=threading.Event)
+    # In their order: of predictors, and of memory that is given back.
+    device_calls: list[str] = field(default_factory=list)
     num_given_back: int = 0
     num_alive: int = 0
     most_alive: int = 0
@@ -90,6 +100,7 @@ class Source:
 
     def give_back(self) -> None:
         self.num_given_back += 1
+        self.device_calls.append("give back")
 
     def source(self) -> ModelSource:
         return ModelSource(
@@ -362,6 +373,38 @@ def test_a_batch_that_does_not_fit_frees_what_can_be_and_is_an_error_of_ours(mak
     assert scene.source.num_given_back == 1
     with pytest.raises(ZeroDivisionError):
         scene.models.predict("a", ZeroDivisionError())  # type: ignore[arg-type]
+
+
+def test_recordings_of_all_models_go_before_memory_is_given_back_where_the_device_is_used(
+    make: Make,
+) -> None:
+    scene = make()
+    scene.load("a")
+    scene.load("b")
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="device") as device,
+        pytest.raises(OutOfMemory),
+    ):
+        device.submit(scene.models.predict, "a", torch.OutOfMemoryError()).result(TIMEOUT_S)  # type: ignore[arg-type]
+    freed = "free recordings on device_0"
+    assert scene.source.device_calls == [freed, freed, "give back"]
+
+
+def test_a_model_warms_up_once_it_is_loaded_and_may_run_out_of_memory(make: Make) -> None:
+    scene = make()
+    with pytest.raises(ModelLoading):
+        scene.models.warm_up("a")
+    scene.load("a")
+    scene.models.warm_up("a")
+    scene.source.errors.append(torch.OutOfMemoryError())
+    with pytest.raises(OutOfMemory):
+        scene.models.warm_up("a")
+    assert [call.partition(" on ")[0] for call in scene.source.device_calls] == [
+        "warm up",
+        "warm up",
+        "free recordings",
+        "give back",
+    ]
 
 
 def test_at_the_end_whoever_waits_for_a_model_is_told(

@@ -90,6 +90,18 @@ def assert_equal(one: list[Prediction], other: list[Prediction]) -> None:
                 np.testing.assert_array_equal(drawn.samples, second.maps[name].samples)
 
 
+def assert_close(one: list[Prediction], other: list[Prediction]) -> None:
+    """Equal up to the rounding of products that were added up in another order."""
+    for a, b in zip(one, other, strict=True):
+        for first, second in zip(a.instances, b.instances, strict=True):
+            assert first.box_xyxy == pytest.approx(second.box_xyxy, abs=1e-3)
+            assert first.score == pytest.approx(second.score, abs=1e-5)
+            assert first.maps.keys() == second.maps.keys()
+            for name, drawn in first.maps.items():
+                differs = drawn.samples != second.maps[name].samples
+                assert differs.mean() < 0.002
+
+
 @pytest.fixture(scope="module")
 def recorded() -> Predictor:
     """The demo model, whose batches of two are replayed."""
@@ -139,8 +151,9 @@ def test_given_and_found_boxes_go_together_in_a_replayed_batch(
 ) -> None:
     boxes = ((10.5, 20.25, 100.0, 150.0), (0.0, 0.0, 1.0, 0.5))
     given = replace(samples[0], query=replace(QUERY, boxes_xyxy=boxes, class_ids=(0, 0)))
+    # Kernel by kernel the detector sees one image, and replayed it sees two.
     for batch in ([given, samples[1]], [samples[1], given], [given, given]):
-        assert_equal(predict(recorded, batch), predict(demo, batch))
+        assert_close(predict(recorded, batch), predict(demo, batch))
 
 
 def test_batches_of_other_shapes_are_launched_kernel_by_kernel(

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from load_tests import connections
 from load_tests.connections import Pool
 from load_tests.generator import Generator, Load, ask_in_turn, get, jpeg
 from load_tests.report import HUNG_UP, LOST, NOT_CONNECTED
@@ -27,11 +28,15 @@ class Answering(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), None)
         self.answer = answer
         self.num_connections = 0
+        self.ids = []
 
     def finish_request(self, request, client_address):
         self.num_connections += 1
         with request.makefile("rwb") as stream:
-            while stream.readline() and stream.readline() and stream.readline():
+            while stream.readline():
+                while line := stream.readline().strip():
+                    if line.startswith(b"X-Request-Id: "):
+                        self.ids.append(line.split()[1].decode())
                 if self.answer is None:
                     continue
                 if not self.answer:
@@ -93,6 +98,26 @@ def test_an_error_is_known_by_its_status_and_code():
 def test_a_connection_is_used_again_unless_the_server_closes_it():
     assert ask_twice(ANSWER)[1] == 1
     assert ask_twice(LAST) == (["200", "200"], 2)
+
+
+def test_a_connection_that_was_used_too_long_ago_is_not_used_again(monkeypatch):
+    """However late its last answer was read: the server may be about to end it."""
+    monkeypatch.setattr(connections, "MAX_UNUSED_S", 0.0)
+    assert ask_twice(ANSWER) == (["200", "200"], 2)
+
+
+def test_each_request_has_an_id_of_its_own_that_the_server_is_told():
+    async def scene():
+        pool = Pool(*server.server_address)
+        endings = await Generator(pool, Load([(0.1, 50.0)], [get("/")])).run()
+        pool.close()
+        return [ending.request_id for ending in endings]
+
+    with answering(ANSWER) as server:
+        ids = asyncio.run(scene())
+    assert len(ids) > 0
+    assert sorted(ids) == sorted(server.ids)
+    assert len(set(ids)) == len(ids)
 
 
 def test_requests_do_not_wait_for_the_answers_to_others():
