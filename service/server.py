@@ -17,6 +17,7 @@ from typing import Any, cast
 import uvicorn
 from fastapi import FastAPI
 
+from service.allocator import give_back_freed_memory
 from service.api.connection import Connection
 from service.engine import Engine
 
@@ -29,6 +30,9 @@ MAX_FAREWELL_S = 1.0
 MIN_LAST_WORDS_S, MAX_LAST_WORDS_S = 1.0, 5.0
 # How long at most those that wait to be accepted are taken before nobody is any more.
 MAX_ACCEPT_S, ACCEPT_PAUSE_S = 1.0, 0.001
+# Ten ticks are a second. What was freed and not taken again goes back to the system twice a minute:
+# pictures of all sizes leave holes, and some never fit what comes later. It takes milliseconds.
+TICKS_BETWEEN_TRIMS = 300
 # Open files beside connections: the model store's, sockets of the event loop, libraries.
 OTHER_FILES = 256
 # The exit status then: EX_SOFTWARE of sysexits.h. Another process may have better luck.
@@ -52,6 +56,8 @@ class Server(uvicorn.Server):
         self._signalled_s: float | None = None
         self._failed_s: float | None = None
         self._is_hurried = False
+        # Held, as the event loop holds its tasks weakly.
+        self._trimming: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # uvicorn's
         """Only notes the signal, as it may come at any moment."""
@@ -68,6 +74,8 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to stop listening."""
         is_over = await super().on_tick(counter)
+        if counter % TICKS_BETWEEN_TRIMS == TICKS_BETWEEN_TRIMS - 1:
+            self._trimming = asyncio.create_task(asyncio.to_thread(give_back_freed_memory))
         return is_over or self._has_failed() or self._has_drained()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
