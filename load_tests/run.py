@@ -7,16 +7,13 @@ server and generator get a core each.
 """
 
 import argparse
-import asyncio
-import json
 import os
 import sys
 import tempfile
 from pathlib import Path
 
-import uvloop
-
-from load_tests.report import Report, as_table
+from load_tests.report import Report
+from load_tests.scenario_command import run_scenario, scenario_parser, show
 from load_tests.scenarios import SCENARIOS, Course, free_cores
 from load_tests.stand_in import StandIn
 
@@ -38,34 +35,17 @@ def main() -> int:
             short_side=chosen.short_side,
         )
         for name in chosen.scenario or SCENARIOS:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                made = runner.run(SCENARIOS[name](course))
-            reports += made
-            print("\n".join(report.as_text() for report in made), flush=True)
-    if chosen.table:
-        print(as_table(reports))
-    if chosen.json is not None:
-        chosen.json.write_text(json.dumps([report.as_json() for report in reports], indent=1))
+            reports += run_scenario(SCENARIOS[name], course)
+    show(reports, chosen)
     return 1 if any(report.lost for report in reports) else 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    described = "; ".join(f"{name}: {run.__doc__}" for name, run in SCENARIOS.items())
-    # argparse fills in what follows a per cent sign.
-    described = described.replace("%", "%%")
-    parser.add_argument(
-        "scenario", nargs="*", choices=[*SCENARIOS, []], metavar="SCENARIO", help=described
-    )
-    parser.add_argument("--seconds", type=float, default=10.0, help="how long each is measured")
+    parser = scenario_parser(__doc__, SCENARIOS)
     parser.add_argument("--max-batch", type=int, default=8)
     parser.add_argument("--batch-ms", type=float, default=20.0)
     parser.add_argument("--image-ms", type=float, default=5.0)
     parser.add_argument("--short-side", type=int, default=480, help="what images are resized to")
-    parser.add_argument("--table", action="store_true", help="all of them once more, as Markdown")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the reports")
     return parser
 
 
