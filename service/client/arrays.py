@@ -26,8 +26,8 @@ HEADER = re.compile(
 )
 
 
-def read_arrays(content: bytes, *, max_bytes: int) -> dict[str, NDArray[Any]]:
-    """The arrays by name; `max_bytes` is what they may take unpacked, all together.
+def read_members(content: bytes, *, max_bytes: int) -> dict[str, bytes]:
+    """The files of an archive by name; `max_bytes` is what they may take unpacked, all together.
 
     Raises:
         UnreadableAnswer: it is no such archive, or a larger one.
@@ -36,12 +36,19 @@ def read_arrays(content: bytes, *, max_bytes: int) -> dict[str, NDArray[Any]]:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = archive.infolist()
             _check_members(members, max_bytes)
-            return {
-                member.filename.removesuffix(".npy"): read_array(archive.read(member))
-                for member in members
-            }
+            return {member.filename: archive.read(member) for member in members}
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise UnreadableAnswer(f"The answer is no archive: {error}.") from error
+
+
+def read_arrays(content: bytes, *, max_bytes: int) -> dict[str, NDArray[Any]]:
+    """The arrays of an archive by name; `max_bytes` as in `read_members`.
+
+    Raises:
+        UnreadableAnswer: it is no such archive, or a larger one.
+    """
+    members = read_members(content, max_bytes=max_bytes)
+    return {name.removesuffix(".npy"): read_array(data) for name, data in members.items()}
 
 
 def read_array(data: bytes) -> NDArray[Any]:
@@ -69,9 +76,9 @@ def read_array(data: bytes) -> NDArray[Any]:
 
 def _check_members(members: list[zipfile.ZipInfo], max_bytes: int) -> None:
     if len(members) > MAX_MEMBERS:
-        raise UnreadableAnswer(f"The answer has more than {MAX_MEMBERS} arrays.")
+        raise UnreadableAnswer(f"The answer has more than {MAX_MEMBERS} files.")
     if len({member.filename for member in members}) < len(members):
-        raise UnreadableAnswer("The answer has two arrays of one name.")
+        raise UnreadableAnswer("The answer has two files of one name.")
     if any(member.compress_type not in COMPRESSIONS for member in members):
         raise UnreadableAnswer("The answer is packed in a way that is not read here.")
     # What is unpacked of a member is never more than it says here.

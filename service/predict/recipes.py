@@ -1,10 +1,8 @@
 """What is asked about each image, and the files that the answer becomes."""
 
-import io
 import json
 import os
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -13,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.client.arrays import read_array, read_arrays
+from service.client.arrays import read_array, read_arrays, read_members
 from service.client.errors import UnreadableAnswer
 from service.output.archives import write_npz
 from service.output.media import COCO, NPZ, PNG, SUFFIXES, ZIP
@@ -173,23 +171,19 @@ def _without_timing(answer: bytes, _: str) -> tuple[Content, ...]:
 def _numbered(answer: bytes, place: str) -> tuple[Content, ...]:
     """COCO results, under the number that COCO's files are called by."""
     name = os.path.splitext(os.path.basename(place))[0].rpartition("_")[2]
-    results = json.loads(answer)
+    results = _read_json(answer)
+    if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
+        raise UnreadableAnswer("The answer is no list of results.")
     if name.isascii() and name.isdecimal():
         results = [{**result, "image_id": int(name)} for result in results]
     return (json.dumps(results).encode(),)
 
 
 def _members_of(answer: bytes) -> dict[str, bytes]:
-    try:
-        with zipfile.ZipFile(io.BytesIO(answer)) as archive:
-            members = archive.infolist()
-            if sum(member.file_size for member in members) > MAX_ANSWER_BYTES:
-                raise UnreadableAnswer(f"The answer would take more than {MAX_ANSWER_BYTES} bytes.")
-            if not all(MEMBER.fullmatch(member.filename) for member in members):
-                raise UnreadableAnswer("A file of the answer has no name that can be kept.")
-            return {member.filename: archive.read(member) for member in members}
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise UnreadableAnswer(f"The answer is no archive: {error}.") from error
+    members = read_members(answer, max_bytes=MAX_ANSWER_BYTES)
+    if not all(MEMBER.fullmatch(name) for name in members):
+        raise UnreadableAnswer("A file of the answer has no name that can be kept.")
+    return members
 
 
 def _member(members: Mapping[str, bytes], name: str) -> bytes:
@@ -200,13 +194,17 @@ def _member(members: Mapping[str, bytes], name: str) -> bytes:
 
 
 def _parse(result: bytes | str) -> dict[str, Any]:
-    try:
-        parsed = json.loads(result)
-    except (ValueError, RecursionError):
-        parsed = None
+    parsed = _read_json(result)
     if not isinstance(parsed, dict):
         raise UnreadableAnswer("The answer does not tell what it is.")
     return parsed
+
+
+def _read_json(text: bytes | str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableAnswer("The answer is no JSON.") from error
 
 
 def _decode(png: bytes) -> NDArray[np.uint8]:

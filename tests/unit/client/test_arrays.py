@@ -122,7 +122,7 @@ def test_two_arrays_of_one_name_are_refused():
 
 
 def test_an_archive_of_too_many_arrays_is_refused():
-    with pytest.raises(UnreadableAnswer, match="arrays"):
+    with pytest.raises(UnreadableAnswer, match="files"):
         read_arrays(write_zip({f"{i}.npy": b"" for i in range(MAX_MEMBERS + 1)}), max_bytes=MANY)
 
 

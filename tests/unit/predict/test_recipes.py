@@ -1,4 +1,6 @@
+import io
 import json
+import zipfile
 
 import cv2
 import numpy as np
@@ -6,7 +8,9 @@ import pytest
 
 from service.client.errors import UnreadableAnswer
 from service.output.archives import write_npy, write_npz, write_zip
+from service.output.media import COCO
 from service.output.png import encode_png
+from service.output.preset_table import PRESETS
 from service.predict.options import NAMINGS
 from service.predict.recipes import DATA_SETS, densepose_1, dresscode, plain, viton_hd
 
@@ -86,11 +90,23 @@ def test_a_hostile_archive_writes_nowhere_else(name):
         plain({}, "files").contents(archive, "x.jpg")
 
 
+def damaged() -> bytes:
+    """An archive whose one file cannot be unpacked, though its list of files is sound."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as writing:
+        writing.writestr("result.json", RESULT * 100)
+    data = bytearray(archive.getvalue())
+    begin = 30 + len("result.json")
+    data[begin : begin + 8] = b"\xff" * 8
+    return bytes(data)
+
+
 @pytest.mark.parametrize(
     "answer",
     [
         b"",
         b"rubbish",
+        damaged(),
         write_zip({}),
         write_zip({"result.json": b"[]"}),
         write_zip({"result.json": b"["}),
@@ -102,6 +118,13 @@ def test_a_hostile_archive_writes_nowhere_else(name):
 def test_what_is_no_answer_is_an_error_of_ours(recipe, answer):
     with pytest.raises(UnreadableAnswer):
         recipe.contents(answer, "x.jpg")
+
+
+@pytest.mark.parametrize("answer", [b"", b"{", b"{}", b"[1]", b"[" * 100_000, b"\xff"])
+def test_what_are_no_results_of_coco_is_an_error_of_ours(answer):
+    preset = next(name for name, one in PRESETS.items() if one.media_type == COCO)
+    with pytest.raises(UnreadableAnswer):
+        plain({"render": preset}, "picture").contents(answer, "000000000139.jpg")
 
 
 def test_viton_hd_has_jpegs_near_the_colours_of_the_labels():
