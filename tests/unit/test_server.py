@@ -1,8 +1,12 @@
+import asyncio
 import resource
+from types import SimpleNamespace
 
 import pytest
+import uvicorn
 
-from service.server import allow_open_files
+from service import server
+from service.server import TICKS_BETWEEN_TRIMS, Server, allow_open_files
 
 
 @pytest.fixture
@@ -33,3 +37,19 @@ def test_where_there_is_no_limit_nothing_is_changed(limits):
     limits |= {"soft": resource.RLIM_INFINITY, "hard": resource.RLIM_INFINITY}
     allow_open_files(9000)
     assert limits["soft"] == resource.RLIM_INFINITY
+
+
+def test_what_was_freed_is_given_back_twice_a_minute_and_not_more_often(monkeypatch):
+    given_back = []
+    monkeypatch.setattr(server, "give_back_freed_memory", lambda: given_back.append(True))
+
+    async def tick():
+        config = uvicorn.Config(lambda: None, log_config=None)
+        served = Server(config, SimpleNamespace(failure=None), drain_delay_s=0, limit_s=1)
+        for counter in range(2 * TICKS_BETWEEN_TRIMS):
+            assert not await served.on_tick(counter)
+            if served._trimming is not None:
+                await served._trimming
+
+    asyncio.run(tick())
+    assert len(given_back) == 2
