@@ -1,11 +1,11 @@
-"""The list that detectron2's `apply_net.py dump` writes, as a file; for the command line alone.
+"""The list that detectron2's `apply_net.py dump` writes; for the command line alone.
 
 To read a pickle may run code, so the service never sends one. This one holds lists, dictionaries,
-text and tensors in host memory, and `torch.load(path, weights_only=True)` reads it.
+text and tensors in host memory, and `torch.load(file, weights_only=True)` reads it.
 """
 
+import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,11 @@ import torch
 from service.output.dump import Entry
 
 
-def write_dump(entries: Sequence[Entry], path: Path) -> None:
-    """Write the entries of `service.output.dump.describe_image`; labels become int64."""
-    torch.save([_as_tensors(entry) for entry in entries], path)
+def write_dump(entries: Sequence[Entry]) -> bytes:
+    """The file of the entries of `service.output.dump.describe_image`; labels become int64."""
+    file = io.BytesIO()
+    torch.save([_as_tensors(entry) for entry in entries], file)
+    return file.getvalue()
 
 
 def _as_tensors(value: Any) -> Any:

@@ -52,6 +52,38 @@ def flatten_entries(entries: Sequence[Entry]) -> dict[str, NDArray[Any]]:
     return dict(_flatten("", entries))
 
 
+def build_entries(arrays: Mapping[str, NDArray[Any]]) -> list[Any]:
+    """The entries that `flatten_entries` made these arrays of.
+
+    Raises:
+        ValueError: it did not.
+    """
+    entries: dict[str, Any] = {}
+    for name, array in arrays.items():
+        *above, own = name.split(".")
+        parent = entries
+        for step in above:
+            parent = parent.setdefault(step, {})
+            if not isinstance(parent, dict):
+                raise ValueError(f"{name} lies in an array")
+        if own in parent:
+            raise ValueError(f"{name} is there twice")
+        parent[own] = array
+    built = _build(entries)
+    if not isinstance(built, list):
+        raise ValueError("they are not of a list")
+    return built
+
+
+def _build(value: Any) -> Any:
+    """Lists where the names are numbers from 0 on."""
+    if not isinstance(value, dict):
+        return value.tolist() if value.dtype.kind == "U" else value
+    if list(value) == [str(index) for index in range(len(value))]:
+        return [_build(member) for member in value.values()]
+    return {name: _build(member) for name, member in value.items()}
+
+
 def _flatten(path: str, value: Any) -> Iterator[tuple[str, NDArray[Any]]]:
     if isinstance(value, Mapping):
         members: Any = value.items()

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 KEY_VARIABLE = "DENSEPOSE_API_KEY"
-NAMINGS = ("plain", "viton-hd", "dresscode", "dp1")
+NAMINGS = ("plain", "viton-hd", "dresscode", "dp1", "dump")
 
 # The contract's own parameters, under their names there.
 PARAMETERS = (
@@ -61,7 +61,7 @@ def add_predict_options(parser: argparse.ArgumentParser) -> None:
         choices=NAMINGS,
         default="plain",
         help="what a data set has, where it has it: image-densepose/X.jpg; dense/X_5.png and "
-        "X_5_uv.npz; X_IUV.png and X_INDS.png (default: plain)",
+        "X_5_uv.npz; X_IUV.png and X_INDS.png; what detectron2 dumps, X.pkl (default: plain)",
     )
     parser.add_argument("--root", metavar="DIR", help="places are relative to it")
     parser.add_argument("--overwrite", action="store_true", help="describe what is there once more")

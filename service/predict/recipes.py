@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from service.client.arrays import read_array, read_arrays, read_members
 from service.client.errors import UnreadableAnswer
 from service.output.archives import write_npz
+from service.output.dump import build_entries
 from service.output.media import COCO, NPZ, PNG, SUFFIXES, ZIP
 from service.output.png import encode_png
 from service.output.preset_table import PRESETS
@@ -104,11 +105,28 @@ def densepose_1(wishes: Mapping[str, str]) -> Recipe:
     return Recipe(ZIP, chosen, places, contents)
 
 
+def dump(wishes: Mapping[str, str]) -> Recipe:
+    """`X.pkl`: detectron2's dump of one image. apply_net.py: DumpAction, which has one of all."""
+
+    def contents(answer: bytes, place: str) -> tuple[Content, ...]:
+        # Nothing else here needs torch.
+        from service.dump_pickle import write_dump  # noqa: PLC0415
+
+        try:
+            (entry,) = build_entries(read_arrays(answer, max_bytes=MAX_ANSWER_BYTES))
+            return (write_dump([{"file_name": place, **entry}]),)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UnreadableAnswer(f"The answer is no dump of an image: {error}.") from error
+
+    return Recipe(NPZ, _of_preset("dump-npz", wishes), _with_suffix("pkl"), contents)
+
+
 CHANNELS = {"Software": "densepose-serving", "channels": "V,U,I"}
 DATA_SETS: Mapping[str, Callable[[Mapping[str, str]], Recipe]] = {
     "viton-hd": viton_hd,
     "dresscode": dresscode,
     "dp1": densepose_1,
+    "dump": dump,
 }
 
 

@@ -12,7 +12,7 @@ INSTANCES = make_prediction().instances
 
 def test_the_list_comes_back_without_running_code_from_the_file(tmp_path: Path) -> None:
     entries = [describe_image(INSTANCES, "a.jpg"), describe_image((), "b.jpg")]
-    write_dump(entries, tmp_path / "results.pkl")
+    (tmp_path / "results.pkl").write_bytes(write_dump(entries))
     first, second = torch.load(tmp_path / "results.pkl", weights_only=True)
     assert (first["file_name"], second["file_name"]) == ("a.jpg", "b.jpg")
     assert "pred_densepose" not in second

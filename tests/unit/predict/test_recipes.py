@@ -5,14 +5,17 @@ import zipfile
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from service.client.errors import UnreadableAnswer
 from service.output.archives import write_npy, write_npz, write_zip
+from service.output.dump import describe_image, flatten_entries
 from service.output.media import COCO
 from service.output.png import encode_png
 from service.output.preset_table import PRESETS
 from service.predict.options import NAMINGS
-from service.predict.recipes import DATA_SETS, densepose_1, dresscode, plain, viton_hd
+from service.predict.recipes import DATA_SETS, densepose_1, dresscode, dump, plain, viton_hd
+from tests.unit.output.scenes import make_prediction
 
 RESULT = json.dumps({"model": "demo", "timing_ms": {"total": 12.5}}).encode()
 IUV = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
@@ -113,7 +116,7 @@ def damaged() -> bytes:
     ],
 )
 @pytest.mark.parametrize(
-    "recipe", [plain({}, "files"), plain({}, "npz"), dresscode({}), densepose_1({})]
+    "recipe", [plain({}, "files"), plain({}, "npz"), dresscode({}), densepose_1({}), dump({})]
 )
 def test_what_is_no_answer_is_an_error_of_ours(recipe, answer):
     with pytest.raises(UnreadableAnswer):
@@ -169,3 +172,25 @@ def test_coco_results_have_the_number_of_the_image(place, image_id):
     answer = json.dumps([{"image_id": 0, "score": 0.5}]).encode()
     (kept,) = recipe.contents(answer, place)
     assert json.loads(kept) == [{"image_id": image_id, "score": 0.5}]
+
+
+def test_a_dump_is_detectron2_s_list_with_tensors_and_without_code():
+    entry = describe_image(make_prediction().instances)
+    (file,) = dump({}).contents(write_npz(flatten_entries([entry])), "a/b.jpg")
+    (read,) = torch.load(io.BytesIO(file), weights_only=True)
+    assert read["file_name"] == "a/b.jpg"
+    np.testing.assert_array_equal(read["pred_boxes_XYXY"].numpy(), entry["pred_boxes_XYXY"])
+    assert len(read["pred_densepose"]) == len(entry["pred_densepose"]) > 1
+    for ours, theirs in zip(entry["pred_densepose"], read["pred_densepose"], strict=True):
+        assert ours.keys() == theirs.keys()
+        for field, values in ours.items():
+            np.testing.assert_array_equal(theirs[field].numpy(), values)
+
+
+@pytest.mark.parametrize(
+    "names", [["0"], ["1.a"], ["a"], ["0.a", "1.a"], ["0.a", "0.a.b"], ["0" + ".a" * 9999]]
+)
+def test_arrays_that_are_no_dump_are_an_error_of_ours(names):
+    answer = write_npz({name: np.zeros(1) for name in names})
+    with pytest.raises(UnreadableAnswer):
+        dump({}).contents(answer, "x.jpg")
