@@ -239,8 +239,9 @@ def test_for_a_minute_every_fault_together_loses_no_request_and_no_memory(tmp_pa
         assert account.complaints() == [], (name, account)
     lasting, ending = accounts["lasting"], accounts["ending"]
     assert lasting.outcomes["200"] > 500
-    for event, count in lasting.events.items():
-        assert count > 0, event
+    # Whether a batch that fails has company is chance; test_isolation.py has that.
+    for event in lasting.events.keys() - {"batch_splits"}:
+        assert lasting.events[event] > 0, event
     # At least once for each way to end.
     assert sum(ending.exit_statuses.values()) >= len(faults.ENDS)
     assert ending.outcomes["503 unhealthy"] > 0
