@@ -127,8 +127,8 @@ def build_source(faults: Faults) -> ModelSource:
         return LoadedModel(model, (), MODEL_BYTES)
 
     return ModelSource(
-        is_stored=lambda _: True,
-        fetch=lambda _: None,
+        is_at_hand=lambda _: True,
+        fetch=read,
         read=read,
         copy=lambda arrays: {name: array.copy() for name, array in arrays.items()},
         build=build,

@@ -3,8 +3,9 @@
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
-from io import BufferedIOBase
+from io import BufferedReader
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,15 +14,28 @@ from numpy.typing import NDArray
 
 from model_store.caffe2_names import convert_blobs
 from model_store.errors import CheckpointRejected, CheckpointUnavailable
-from model_store.pickled_arrays import ArrayMaker, PickledArray, find_numpy_globals
-from model_store.torch_archive import read_archive
-from model_store.unpickling import Unpickler, printable
+from model_store.pickled_arrays import PickledArray
+from model_store.torch_archive import read_archive, read_old_archive, read_pickle
+from model_store.unpickling import printable
 
 Arrays: TypeAlias = dict[str, NDArray[np.float32]]
 
 # How torch.save's files begin, and how they did before torch 1.6.
 _ZIP_MAGIC = b"PK\x03\x04"
 _OLD_TORCH_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+# Intact files of other kinds, which people take for checkpoints: how they begin, after how many
+# bytes.
+_OTHER_KINDS = (
+    (0, b"\x89HDF", "an HDF5 file"),
+    (0, b"\x1f\x8b", "compressed with gzip: unpack it"),
+    (0, b"\x93NUMPY", "a NumPy file"),
+    (0, b"<", "a web page"),
+    (8, b'{"', "a safetensors file"),
+    (257, b"ustar", "a tar archive: unpack it, or save it with a newer torch"),
+)
+_NUM_MAGIC_BYTES = 512
+# What training on several devices puts before every name.
+_WRAPPER = "module."
 # Names in a message.
 _NUM_SHOWN = 10
 # What reading a damaged file raises.
@@ -29,7 +43,7 @@ _DAMAGE = (
     ArithmeticError,
     EOFError,
     LookupError,
-    MemoryError,
+    zlib.error,
     OSError,
     RuntimeError,
     ValueError,
@@ -42,7 +56,7 @@ def read_checkpoint(path: Path) -> Arrays:
     """The arrays of a detectron2 `.pkl` or `.pth`, or of a Caffe2 `.pkl`, by parameter name.
 
     They are float32, C-contiguous and writable; arrays that shared memory when the file was
-    written may do so again.
+    written may do so again. A stranger's file is read in a process of its own: model_store/convert.
 
     Raises:
         CheckpointUnavailable: the file cannot be opened.
@@ -53,14 +67,24 @@ def read_checkpoint(path: Path) -> Arrays:
     except OSError as error:
         raise CheckpointUnavailable(f"cannot open {path.name}: {error.strerror}") from error
     with file:
-        try:
-            return _find_arrays(_read_content(file))
-        except CheckpointRejected as error:
-            raise CheckpointRejected(f"{path.name} {error}") from error
-        except _DAMAGE as error:
-            raise CheckpointRejected(
-                f"{path.name} is damaged or cut short ({printable(repr(error))})"
-            ) from error
+        return read_open_checkpoint(file, path.name)
+
+
+def read_open_checkpoint(file: BufferedReader, name: str) -> Arrays:
+    """The arrays of an open file, as `read_checkpoint` has them; `name` is for messages.
+
+    Raises:
+        CheckpointRejected: it is damaged, or is anything but plain data with arrays in it.
+    """
+    try:
+        return _find_arrays(_read_content(file))
+    except CheckpointRejected as error:
+        raise CheckpointRejected(f"{name} {error}") from error
+    except MemoryError as error:
+        raise CheckpointRejected(f"{name} takes more memory than its size justifies") from error
+    except _DAMAGE as error:
+        reason = printable(repr(error))
+        raise CheckpointRejected(f"{name} is damaged or cut short ({reason})") from error
 
 
 def select_parameters(
@@ -95,43 +119,45 @@ def select_parameters(
     return {name: arrays[name] for name in shapes}, unused
 
 
-def _read_content(file: BufferedIOBase) -> object:
+def _read_content(file: BufferedReader) -> object:
     num_bytes = os.fstat(file.fileno()).st_size
-    magic = file.read(len(_OLD_TORCH_MAGIC))
+    magic = file.read(_NUM_MAGIC_BYTES)
     file.seek(0)
-    # Protocol 2 holds the bytes of an array as text, of which they are made: that is twice.
-    maker = ArrayMaker(max_bytes=2 * num_bytes)
     if magic.startswith(_ZIP_MAGIC):
-        return read_archive(file, num_bytes, maker)
-    if magic == _OLD_TORCH_MAGIC:
-        raise CheckpointRejected(
-            "has the form that torch had before 1.6: load it and save it with a newer torch"
-        )
-    return Unpickler(file, num_bytes, find_numpy_globals(maker)).load()
+        return read_archive(file, num_bytes)
+    if magic.startswith(_OLD_TORCH_MAGIC):
+        return read_old_archive(file, num_bytes)
+    for place, beginning, kind in _OTHER_KINDS:
+        if magic.startswith(beginning, place):
+            raise CheckpointRejected(f"is not a pickle and not an archive of torch, but {kind}")
+    return read_pickle(file, num_bytes)
 
 
 def _find_arrays(content: object) -> Arrays:
     match content:
         case {"model": dict(model)}:
-            arrays = _unwrap(model)
+            arrays = _read_arrays(model)
         case {"blobs": dict(blobs)}:
-            arrays = convert_blobs(_unwrap(blobs))
+            arrays = convert_blobs(_read_arrays(blobs))
         case dict():
-            arrays = _unwrap(content)
+            arrays = _read_arrays(content)
         case _:
             arrays = {}
     if not arrays:
         raise CheckpointRejected("is not a checkpoint: it has no arrays with names")
+    while all(name.startswith(_WRAPPER) for name in arrays):
+        arrays = {name.removeprefix(_WRAPPER): array for name, array in arrays.items()}
     return arrays
 
 
-def _unwrap(values: Mapping[object, object]) -> Arrays:
+def _read_arrays(values: Mapping[str, object]) -> Arrays:
     arrays = {}
     for name, value in values.items():
-        if isinstance(name, str) and isinstance(value, PickledArray):
-            if value.array is None:
-                raise CheckpointRejected(f"has no data for {printable(name)}")
-            arrays[name] = value.array
+        if isinstance(value, PickledArray):
+            try:
+                arrays[name] = value.read()
+            except CheckpointRejected as error:
+                raise CheckpointRejected(f"{error}: {printable(name)}") from error
     return arrays
 
 

@@ -8,6 +8,7 @@ again. Damage that leaves both alone is found by `densepose models verify`.
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.catalogue import ModelCard
-from model_store.convert import convert
+from model_store.convert import convert, read_apart
 from model_store.download import count_bytes, discard
 from model_store.errors import CheckpointRejected, CheckpointUnavailable
 from model_store.safetensors_file import map_arrays
 
 # Counted up when the same checkpoint is converted to other arrays than before.
 CONVERTER = "1"
-# A pickle, or what torch.save wrote.
+# Of the zoo's files: a pickle, or what torch.save wrote.
 _BEGINNINGS = (b"\x80", b"PK\x03\x04")
 
 
@@ -133,8 +134,12 @@ class ModelFiles:
         record = self._read_record()
         self._write_record(_Record(digest, record.converted if record else None))
 
-    def convert(self, lock: int) -> dict[str, NDArray[np.float32]]:
+    def convert(
+        self, lock: int, while_waiting: Callable[[], object] = lambda: None
+    ) -> dict[str, NDArray[np.float32]]:
         """The converted arrays, after what is missing of verification and conversion.
+
+        `while_waiting` is called again and again; what it raises ends the conversion.
 
         Raises:
             CheckpointUnavailable: the checkpoint cannot be read, or changes meanwhile.
@@ -149,7 +154,10 @@ class ModelFiles:
         if arrays is not None:
             return arrays
         try:
-            convert(self.checkpoint, self._unfinished, _metadata(record.checkpoint), lock)
+            self._unfinished.unlink(missing_ok=True)
+            with self._unfinished.open("xb") as target:
+                metadata = _metadata(record.checkpoint)
+                convert(self.checkpoint, target, metadata, while_waiting, lock)
             self._unfinished.replace(self._converted)
             sync(self._converted.parent)
         finally:
@@ -160,6 +168,22 @@ class ModelFiles:
             name = self.checkpoint.name
             raise CheckpointUnavailable(f"{name} changed while it was converted: try again")
         return arrays
+
+    def read_apart(
+        self, while_waiting: Callable[[], object] = lambda: None
+    ) -> dict[str, NDArray[np.float32]]:
+        """The checkpoint's arrays, verified, and converted into memory: the folder stays as it is.
+
+        Raises:
+            CheckpointUnavailable: the checkpoint cannot be read.
+            CheckpointRejected: the checkpoint is not what it should be.
+        """
+        self.verify()
+        return read_apart(self.checkpoint, while_waiting)
+
+    def count_unfinished_bytes(self) -> int:
+        """What has been downloaded or converted so far: it grows while somebody works."""
+        return count_bytes(self.partial) + count_bytes(self._unfinished)
 
     def drop_converted(self) -> None:
         """Delete the converted file, to be made anew.
@@ -240,7 +264,8 @@ def _examine(card: ModelCard, path: Path) -> tuple[Digest, str | None]:
     """The file's digest, and why it is not the card's, if it is not."""
     digest = _digest_of(path)
     with path.open("rb") as file:
-        if not file.read(4).startswith(_BEGINNINGS):
+        # What kinds of file an operator adds, the reader knows.
+        if card.url is not None and not file.read(4).startswith(_BEGINNINGS):
             return digest, "is no checkpoint; is it the page of a network that asks for a login?"
     reason = _contradiction(card, digest)
     if reason is None and card.md5_prefix is not None:

@@ -10,7 +10,7 @@ import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,9 @@ _ALIGNMENT = 8
 
 
 def write_arrays(
-    path: Path, arrays: Mapping[str, NDArray[np.float32]], metadata: Mapping[str, str]
+    file: BinaryIO, arrays: Mapping[str, NDArray[np.float32]], metadata: Mapping[str, str]
 ) -> None:
-    """Write C-contiguous arrays and bring them to the disk.
+    """Write C-contiguous arrays into an empty file, and bring them to the disk.
 
     Raises:
         OSError: the file cannot be written.
@@ -35,15 +35,14 @@ def write_arrays(
         header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [begin, end]}
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % _ALIGNMENT)
-    with path.open("wb") as file:
-        file.write(_LENGTH.pack(len(encoded)) + encoded)
-        for array in arrays.values():
-            file.write(array.data)
-        file.flush()
-        os.fsync(file.fileno())
+    file.write(_LENGTH.pack(len(encoded)) + encoded)
+    for array in arrays.values():
+        file.write(array.data)
+    file.flush()
+    os.fsync(file.fileno())
 
 
-def map_arrays(path: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
+def map_arrays(file: Path | BinaryIO) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
     """The arrays and the metadata of a file that `write_arrays` wrote.
 
     The arrays are writable, and what is written to them is not written to the file.
@@ -52,7 +51,7 @@ def map_arrays(path: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, st
         OSError: the file cannot be read.
         ValueError: it is not such a file, or not a whole one.
     """
-    content = np.memmap(path, np.uint8, mode="c")
+    content = np.memmap(file, np.uint8, mode="c")
     if len(content) < _LENGTH.size:
         raise ValueError("the file has no header")
     (num_header_bytes,) = _LENGTH.unpack(content[: _LENGTH.size].tobytes())

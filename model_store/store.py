@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from model_store.catalogue import ModelCard, find_model, index_names
 from model_store.checkpoint import read_checkpoint, select_parameters
+from model_store.convert import read_apart, time_limit_s
 from model_store.download import Progress, count_bytes
 from model_store.errors import CheckpointUnavailable, ModelNotAdded
 from model_store.fetching import absence, fetch
-from model_store.locking import is_locked, locked
+from model_store.locking import StillLocked, is_locked, locked
 from model_store.model_files import Digest, ModelFiles, sync
 from model_store.own_models import (
     CARD_FILE,
@@ -36,6 +37,8 @@ from model_store.unpickling import printable
 _logger = logging.getLogger(__name__)
 
 _LOCKS, _UNFINISHED = ".locks", ".unfinished"
+# Beyond what reading the model's checkpoint may take.
+LOCK_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +98,17 @@ class ModelStore:
         is_arriving = num_bytes > 0 and is_locked(self._lock_path(card.id))
         return StoredState("downloading" if is_arriving else "absent", num_bytes)
 
-    def load_arrays(self, card: ModelCard) -> dict[str, NDArray[np.float32]]:
-        """A stored model's arrays, verified, and mapped from the file where they were converted.
+    def is_converted(self, card: ModelCard) -> bool:
+        """Whether loading the model takes no more than mapping a file."""
+        return card.file is not None or self._files(card).map_arrays() is not None
 
-        They are writable, and what is written to them is not written to the file.
+    def load_arrays(
+        self, card: ModelCard, progress: Progress = ignore_progress
+    ) -> dict[str, NDArray[np.float32]]:
+        """A stored model's arrays, verified, and mapped from the file that they were converted to.
+
+        They are writable, and what is written to them is not written to the file. `progress` is
+        called while they are converted; what it raises ends the call.
 
         Raises:
             CheckpointUnavailable: the model is not stored, or cannot be read.
@@ -106,20 +116,24 @@ class ModelStore:
         """
         files = self._files(card)
         if card.file is not None:
+            # Ours, and with the digest that our catalogue has: it needs no process of its own.
+            files.verify()
             return read_checkpoint(files.checkpoint)
         if arrays := files.map_arrays():
             return arrays
         if not files.checkpoint.is_file():
             raise absence(files, is_offline=self._is_offline)
+        num_bytes = count_bytes(files.checkpoint)
+
+        def report() -> None:
+            progress(num_bytes, num_bytes)
+
         try:
-            with self._locked(card.id) as lock:
-                return files.convert(lock)
+            with self._locked_model(files, report) as lock:
+                return files.convert(lock, report)
         except OSError as error:
-            _logger.warning(
-                "%s cannot be converted, and is read as it is: %s", card.id, error.strerror
-            )
-        files.verify()
-        return read_checkpoint(files.checkpoint)
+            _logger.warning("%s is converted into memory: %s", card.id, error.strerror)
+        return files.read_apart(report)
 
     def pull(self, card: ModelCard, progress: Progress = ignore_progress) -> None:
         """Have the model's checkpoint stored, verified and converted, downloaded where needed.
@@ -138,9 +152,10 @@ class ModelStore:
         def report_others() -> None:
             progress(count_bytes(files.partial) or count_bytes(files.checkpoint), None)
 
-        with _writing(), self._locked(card.id, report_others) as lock:
+        with _writing(), self._locked_model(files, report_others) as lock:
             fetch(files, progress, is_offline=self._is_offline)
-            files.convert(lock)
+            num_bytes = count_bytes(files.checkpoint)
+            files.convert(lock, lambda: progress(num_bytes, num_bytes))
 
     def verify(self, card: ModelCard) -> Digest:
         """The digest of a stored model's checkpoint, every byte of which was looked at.
@@ -156,7 +171,7 @@ class ModelStore:
             raise absence(files, is_offline=self._is_offline)
         digest = files.verify()
         if card.file is None and not files.is_converted_intact():
-            with _writing(), self._locked(card.id) as lock:
+            with _writing(), self._locked_model(files) as lock:
                 files.drop_converted()
                 files.convert(lock)
         return digest
@@ -186,7 +201,7 @@ class ModelStore:
         self._check_name(name)
         model = find_model(self._catalogue, like)
         card = derive_card(name, model, short_side, long_side)
-        select_parameters(read_checkpoint(file), shapes)
+        select_parameters(read_apart(file, lambda: None), shapes)
         try:
             with self._locked(name), self._make_unfinished(name) as unfinished:
                 self._check_name(name)
@@ -218,7 +233,7 @@ class ModelStore:
             raise CheckpointUnavailable(f"{card.id} comes with this package, and stays with it")
         if not (files.checkpoint.is_file() or files.partial.is_file()):
             raise CheckpointUnavailable(f"{card.id} is not in the model store")
-        with _writing(), self._locked(card.id):
+        with _writing(), self._locked_model(files):
             files.remove()
 
     def _files(self, card: ModelCard) -> ModelFiles:
@@ -240,10 +255,43 @@ class ModelStore:
         # In lower case, so that names that differ in nothing else are taken one after the other.
         return self._folder / _LOCKS / model_id.lower()
 
+    @contextmanager
+    def _locked_model(
+        self, files: ModelFiles, while_waiting: Callable[[], object] = lambda: None
+    ) -> Iterator[int]:
+        """Hold the model's lock, unless somebody holds it for whom nothing arrives.
+
+        Raises:
+            CheckpointUnavailable: somebody does.
+        """
+
+        def look() -> int:
+            while_waiting()
+            return files.count_unfinished_bytes()
+
+        # Whoever converts may take so long before it writes.
+        patience_s = time_limit_s(count_bytes(files.checkpoint)) + LOCK_PATIENCE_S
+        with self._locked(files.card.id, look, patience_s) as lock:
+            yield lock
+
+    @contextmanager
     def _locked(
-        self, model_id: str, while_waiting: Callable[[], None] = lambda: None
-    ) -> AbstractContextManager[int]:
-        return locked(self._lock_path(model_id), while_waiting)
+        self,
+        model_id: str,
+        while_waiting: Callable[[], object] = lambda: None,
+        patience_s: float = LOCK_PATIENCE_S,
+    ) -> Iterator[int]:
+        path = self._lock_path(model_id)
+        with ExitStack() as stack:
+            try:
+                lock = stack.enter_context(locked(path, while_waiting, patience_s))
+            except StillLocked as error:
+                raise CheckpointUnavailable(
+                    f"another process holds the lock of {model_id}, {_LOCKS}/{path.name} in the "
+                    f"model store, and has done nothing for {patience_s:.0f} s: end it, or try "
+                    "again when it is done"
+                ) from error
+            yield lock
 
     @contextmanager
     def _make_unfinished(self, name: str) -> Iterator[Path]:

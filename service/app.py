@@ -38,9 +38,9 @@ class ServedModels:
         self._budget = memory_budget(self._device, settings.device_memory)
         self._resident = ResidentModels(
             ModelSource(
-                is_stored=self._is_stored,
+                is_at_hand=self._store.is_converted,
                 fetch=self._fetch,
-                read=self._store.load_arrays,
+                read=self._read,
                 copy=pin_arrays,
                 build=self._build,
                 count_bytes=self._count_bytes,
@@ -121,7 +121,7 @@ class ServedModels:
         self._resident.warm_up(model_id)
 
     def close(self) -> None:
-        """Ends downloads, waits for a load under way, and starts nothing else."""
+        """Ends downloads and conversions, waits for a load under way, and starts nothing else."""
         self._is_closing = True
         self._resident.close()
 
@@ -132,16 +132,21 @@ class ServedModels:
         settings = self._settings
         return replace(card, short_side=settings.short_side, long_side=settings.long_side)
 
-    def _is_stored(self, card: ModelCard) -> bool:
-        return self._store.state(card).state == "stored"
+    def _read(self, card: ModelCard) -> Arrays:
+        return self._store.load_arrays(card, self._stop_when_closing)
 
-    def _fetch(self, card: ModelCard) -> None:
-        """Download a model, where the operator lets it be.
+    def _fetch(self, card: ModelCard) -> Arrays:
+        """A model's arrays, converted where they are not, downloaded where the operator lets it.
 
         Raises:
             CheckpointUnavailable: it may not be, or cannot be had; the message says what to do.
             CheckpointRejected: what was had is not the model's file.
         """
+        if self._store.state(card).state != "stored":
+            self._download(card)
+        return self._read(card)
+
+    def _download(self, card: ModelCard) -> None:
         download = self._settings.download
         if download == "never" or (download == "preload" and card.id not in self._preloaded()):
             raise CheckpointUnavailable(

@@ -24,9 +24,10 @@ class LoadedModel:
 class ModelSource:
     """Where models come from: the network, the disk, and copies in host memory."""
 
-    is_stored: Callable[[ModelCard], bool]
-    fetch: Callable[[ModelCard], None]
-    # What is on the disk; the same as a copy from where the device has it fast; onto the device.
+    # Whether `read` is quick; what comes from the network, or takes long to read; what is on the
+    # disk; the same as a copy from where the device has it fast; onto the device.
+    is_at_hand: Callable[[ModelCard], bool]
+    fetch: Callable[[ModelCard], Arrays]
     read: Callable[[ModelCard], Arrays]
     copy: Callable[[Arrays], Arrays]
     build: Callable[[ModelCard, Arrays], LoadedModel]

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Downloads at once; further ones wait for their turn.
+# Downloads and conversions at once; further ones wait for their turn.
 NUM_FETCHERS = 4
 # A model stays for so many times what it took to load: no more than a fifth of the time is lost to
 # models that take turns. Others wait for it meanwhile, but not until their requests' deadlines.
@@ -36,7 +36,7 @@ class ResidentModels:
     """Has each model on the device when it is asked for, as far as the budget goes.
 
     A model that has to make room goes to host memory if there is room for a copy, else for good.
-    Loads and departures are one thread's, and downloads other threads'.
+    Loads and departures are one thread's, and downloads and conversions other threads'.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ResidentModels:
         # Guards all that follows: requests come from the event loop, batches from the device's
         # thread, and the loader changes what is there.
         self._changed = threading.Condition()
-        self._waiting = deque[tuple[ModelCard, Future[None]]]()
+        self._waiting = deque[tuple[ModelCard, Future[None], Arrays | None]]()
         self._loads: dict[str, Future[None]] = {}
         self._loaded: dict[str, tuple[ModelCard, LoadedModel]] = {}
         # Those of which no copy is to stay.
@@ -198,7 +198,7 @@ class ResidentModels:
     def _begin(self, card: ModelCard, load: Future[None]) -> None:
         if self._is_closing:
             load.set_exception(_shutting_down())
-        elif card.id in self._loaded or card.id in self._copies or self._source.is_stored(card):
+        elif card.id in self._loaded or card.id in self._copies or self._source.is_at_hand(card):
             self._enqueue(card, load)
         else:
             self._fetchers.submit(self._fetch, card, load).add_done_callback(
@@ -209,12 +209,12 @@ class ResidentModels:
 
     def _fetch(self, card: ModelCard, load: Future[None]) -> None:
         with _ending(load):
-            self._source.fetch(card)
+            arrays = self._source.fetch(card)
             with self._changed:
-                self._enqueue(card, load)
+                self._enqueue(card, load, arrays)
 
-    def _enqueue(self, card: ModelCard, load: Future[None]) -> None:
-        self._waiting.append((card, load))
+    def _enqueue(self, card: ModelCard, load: Future[None], arrays: Arrays | None = None) -> None:
+        self._waiting.append((card, load, arrays))
         self._changed.notify_all()
 
     def _work(self) -> None:
@@ -225,23 +225,25 @@ class ResidentModels:
                     if self._is_closing:
                         return
                     self._changed.wait()
-                card, load = (None, None) if departing else self._waiting.popleft()
+                request = None if departing else self._waiting.popleft()
             self._see_off(departing)
-            if card is not None and load is not None:
+            if request is not None:
+                card, load, arrays = request
                 with _ending(load):
-                    self._load(card)
+                    self._load(card, arrays)
                     load.set_result(None)
 
-    def _load(self, card: ModelCard) -> None:
+    def _load(self, card: ModelCard, fetched: Arrays | None) -> None:
         with self._changed:
             if self._is_closing:
                 raise _shutting_down()
             if self._residency.recall(card.id):
                 self._unloading.discard(card.id)
                 return
-            arrays = self._copies.get(card.id)
+            copy = self._copies.get(card.id)
             size = self._sizes.get(card.id)
-        tier: Literal["disk", "host"] = "disk" if arrays is None else "host"
+        tier: Literal["disk", "host"] = "disk" if copy is None else "host"
+        arrays = fetched if copy is None else copy
         read_s = 0.0
         if arrays is None:
             begun_s = time.monotonic()
@@ -338,7 +340,8 @@ class ResidentModels:
 
     def _keep_copy(self, card: ModelCard) -> bool:
         """Copies the model into host memory, where others' copies may have to go for it."""
-        if not self._residency.has_copies:
+        # What would have to be converted again is not worth the loader's time.
+        if not (self._residency.has_copies and self._source.is_at_hand(card)):
             return False
         try:
             arrays = self._source.read(card)

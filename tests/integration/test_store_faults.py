@@ -385,7 +385,7 @@ def test_a_disk_that_fills_up_is_an_error_and_what_arrived_stays(
 
 
 @needs_mounts
-def test_a_file_that_cannot_be_converted_for_want_of_space_is_read_as_it_is(
+def test_a_file_that_cannot_be_converted_for_want_of_space_is_converted_into_memory(
     folder: Path, mirror: Mirror, card: ModelCard
 ):
     source = folder.parent / "source"
@@ -394,7 +394,7 @@ def test_a_file_that_cannot_be_converted_for_want_of_space_is_read_as_it_is(
     mount = f"mount -t tmpfs -o size=5m tmpfs $F; mkdir $F/{MODEL}; cp {source} {file}"
     status, output = run_mounted(mount, "load_arrays", folder, mirror)
     assert status == 0
-    assert "cannot be converted, and is read as it is: No space left" in output
+    assert "is converted into memory: No space left" in output
     assert SUM in output
 
 
@@ -414,7 +414,7 @@ def test_a_folder_that_cannot_be_written_serves_what_is_in_it(
         assert status == 0
     status, output = run_mounted(mount, "load_arrays", folder, mirror)
     assert status == 0
-    assert ("read as it is" in output) != is_converted
+    assert ("converted into memory" in output) != is_converted
     assert SUM in output
     edit(file_of(folder, card))
     status, output = run_mounted(mount, "load_arrays", folder, mirror)

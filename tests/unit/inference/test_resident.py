@@ -79,9 +79,10 @@ class Source:
         self.may_build.set()
         self.may_fetch.set()
 
-    def fetch(self, card: ModelCard) -> None:
+    def fetch(self, card: ModelCard) -> dict[str, Any]:
         assert self.may_fetch.wait(TIMEOUT_S)
         self.fetched.append(card.id)
+        return self.read(card)
 
     def read(self, card: ModelCard) -> dict[str, Any]:
         if card.id in self.unreadable:
@@ -104,7 +105,7 @@ class Source:
 
     def source(self) -> ModelSource:
         return ModelSource(
-            is_stored=lambda card: card.id not in self.absent,
+            is_at_hand=lambda card: card.id not in self.absent,
             fetch=self.fetch,
             read=self.read,
             copy=dict,

@@ -1,5 +1,6 @@
 import builtins
 import functools
+import gzip
 import io
 import operator
 import os
@@ -8,6 +9,7 @@ import random
 import struct
 import subprocess
 import zipfile
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,7 +105,7 @@ def damage(content: bytes, chance: random.Random) -> bytes:
 FORMS = {
     **{
         f"protocol-{protocol}": pickle.dumps({"model": ARRAYS, "__author__": "us"}, protocol)
-        for protocol in (2, 3, 4, 5)
+        for protocol in range(6)
     },
     "bare": pickle.dumps(ARRAYS, 4),
     "python-2": python_2_pickle("model", ARRAYS),
@@ -215,14 +217,18 @@ def test_the_hostile_pickles_would_do_harm_elsewhere(tmp_path: Path):
     ("content", "message"),
     [
         (b"", "cut short"),
-        (b"<html>Sign in to continue</html>", "not a pickle"),
+        (b"<html>Sign in to continue</html>", "not a pickle.* but a web page"),
         (b"PK\x03\x04 and then nothing", "damaged"),
         (b'{"model": {}}', "not a pickle"),
         (pickle.dumps({"model": {}}, 4), "no arrays"),
         (pickle.dumps({"model": {"a": 1}}, 4), "no arrays"),
         (pickle.dumps([ARRAYS], 4), "no arrays"),
         (pickle.dumps(5, 2), "no arrays"),
-        (pickle.dumps(ARRAYS, 0), "not a pickle of protocol 2 to 5"),
+        (b"\x89HDF\r\n\x1a\n", "not a pickle and not an archive of torch, but an HDF5 file"),
+        (gzip.compress(b"1"), "but compressed with gzip: unpack it"),
+        (struct.pack("<Q", 40) + b'{"a": 1}', "but a safetensors file"),
+        (bytes(257) + b"ustar" + bytes(300), "but a tar archive"),
+        (b"\x93NUMPY\x01", "but a NumPy file"),
     ],
 )
 def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path, content: bytes, message: str):
@@ -230,16 +236,50 @@ def test_what_is_not_a_checkpoint_is_refused(tmp_path: Path, content: bytes, mes
         read_checkpoint(write(tmp_path, content))
 
 
-def test_a_file_of_torch_before_1_6_is_refused_with_what_to_do(tmp_path: Path):
-    path = tmp_path / "old.pth"
-    torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointRejected, match="newer torch"):
+def test_a_script_of_torch_is_not_taken_for_its_weights(tmp_path: Path):
+    path = tmp_path / "script.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("a/data.pkl", "a/constants.pkl"):
+            archive.writestr(name, pickle.dumps({}, 2))
+    with pytest.raises(CheckpointRejected, match=r"script\.pt is an archive, but not one"):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "module.module."])
+def test_a_prefix_of_training_on_several_devices_is_taken_off(tmp_path: Path, prefix: str):
+    wrapped = {prefix + name: array for name, array in ARRAYS.items()}
+    assert_are(read_checkpoint(write(tmp_path, torch_file(wrapped))), ARRAYS)
+    half = {"module.a": ARRAYS["stem.bias"], "module_b": ARRAYS["stem.bias"]}
+    assert_are(read_checkpoint(write(tmp_path, torch_file(half))), half)
+
+
+BESIDE = {
+    "scheduler": {"milestones": Counter([60, 80]), 60: [0.1], (1, 2): None},
+    "seed": 2**64 - 3,
+    "meta": [torch.Size([1, 2]), torch.device("cuda:0"), torch.bfloat16, {1, 2}, frozenset("a")],
+    "numbers": [1j, np.float64(1), np.array("a"), np.zeros(2, "<M8[s]"), np.zeros(2, "c8"), b"a"],
+    "tensors": [torch.eye(2).to_sparse(), torch.ones(2, dtype=torch.complex64), torch.tensor(1)],
+    "random": np.random.default_rng(0).bit_generator.state["state"],
+    "structured": np.zeros(2, [("a", "<f4"), ("b", "S3")]),
+    "default": defaultdict(list, a=[1]),
+    2: bytearray(b"ab"),
+}
+
+
+def test_harmless_values_beside_the_model_do_not_matter(tmp_path: Path):
+    tensors = {name: torch.from_numpy(array) for name, array in ARRAYS.items()}
+    content = BESIDE | {"model": OrderedDict(tensors)}
+    for is_new in (True, False):
+        path = tmp_path / "weights.pth"
+        torch.save(content, path, _use_new_zipfile_serialization=is_new)
+        assert_are(read_checkpoint(path), ARRAYS)
+    for protocol in range(6):
+        assert_are(read_checkpoint(write(tmp_path, pickle.dumps(content, protocol))), ARRAYS)
 
 
 def test_an_array_whose_data_never_come_is_refused(tmp_path: Path):
     unfinished = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-    with pytest.raises(CheckpointRejected, match="no data for a"):
+    with pytest.raises(CheckpointRejected, match="no data for an array: a"):
         read_checkpoint(write(tmp_path, b"\x80\x02}U\x01a" + unfinished + b"s."))
 
 

@@ -22,7 +22,8 @@ METADATA = {"source_sha256": "0123"}
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "arrays.safetensors"
-    write_arrays(path, ARRAYS, METADATA)
+    with path.open("wb") as file:
+        write_arrays(file, ARRAYS, METADATA)
     return path
 
 
@@ -42,6 +43,13 @@ def test_the_file_is_one_of_safetensors(path: Path):
     assert_same(dict(sorted(load_file(path).items())), dict(sorted(ARRAYS.items())))
     with safe_open(path, "np") as file:
         assert file.metadata() == METADATA
+
+
+def test_a_file_that_has_no_name_any_more_is_read_too(path: Path):
+    with path.open("rb") as file:
+        path.unlink()
+        arrays, _ = map_arrays(file)
+    assert_same(arrays)
 
 
 def test_a_file_of_the_library_can_be_read(tmp_path: Path):
