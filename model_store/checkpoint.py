@@ -34,6 +34,7 @@ _OTHER_KINDS = (
     (257, b"ustar", "a tar archive: unpack it, or save it with a newer torch"),
 )
 _NUM_MAGIC_BYTES = 512
+_ANCHORS = "proposal_generator.anchor_generator.cell_anchors."
 # What training on several devices puts before every name.
 _WRAPPER = "module."
 # Names in a message.
@@ -117,6 +118,40 @@ def select_parameters(
         )
     unused = tuple(name for name in arrays if name not in shapes)
     return {name: arrays[name] for name in shapes}, unused
+
+
+def check_configuration(
+    arrays: Mapping[str, NDArray[np.float32]], served: Mapping[str, NDArray[np.float32]]
+) -> None:
+    """Compare what a file has of its configuration with what will be served, by name.
+
+    Older versions of detectron2 write these arrays beside the parameters. They change no shape, so
+    a model that was trained with others loads, and is wrong.
+
+    Raises:
+        CheckpointRejected: they differ; the message has both.
+    """
+    for name, array in arrays.items():
+        expected = served.get(name)
+        if expected is None:
+            # One level of anchors more.
+            is_same, shown = not name.startswith(_ANCHORS), "nothing"
+        else:
+            # The file's may have been written in half precision.
+            is_same = array.size == expected.size and np.allclose(
+                array.ravel(), expected.ravel(), rtol=0.01, atol=0.01
+            )
+            shown = _show(expected)
+        if not is_same:
+            raise CheckpointRejected(
+                f"the checkpoint was trained with another configuration: {printable(name)} is "
+                f"{_show(array)} in the file, and {shown} would be served"
+            )
+
+
+def _show(array: NDArray[np.float32]) -> str:
+    values = [f"{value:g}" for value in array.ravel()[:_NUM_SHOWN].round(3).tolist()]
+    return f"[{', '.join(values)}{', ...' if array.size > _NUM_SHOWN else ''}]"
 
 
 def _read_content(file: BufferedReader) -> object:

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_store.catalogue import ModelCard, find_model, index_names
-from model_store.checkpoint import read_checkpoint, select_parameters
+from model_store.checkpoint import check_configuration, read_checkpoint, select_parameters
 from model_store.convert import read_apart, time_limit_s
 from model_store.download import Progress, count_bytes
 from model_store.errors import CheckpointUnavailable, ModelNotAdded
@@ -182,6 +183,7 @@ class ModelStore:
         file: Path,
         like: str,
         shapes: Mapping[str, tuple[int, ...]],
+        configuration: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
         *,
         short_side: int | None = None,
         long_side: int | None = None,
@@ -189,19 +191,23 @@ class ModelStore:
         """Copy a checkpoint into the store, to be served under `name` from now on.
 
         `like` is the catalogue's model of the same architecture, `shapes` that network's
-        parameters. The sides are its own where none are given.
+        parameters, `configuration` what else it is served with, as `check_configuration` takes it.
+        The sides are its own where none are given.
 
         Raises:
             UnknownModel: the catalogue has no model `like`.
             CheckpointUnavailable: the file cannot be read.
-            CheckpointRejected: the file is not a checkpoint of that architecture.
+            CheckpointRejected: the file is not a checkpoint of that architecture, or says that it
+                was trained with another configuration.
             ModelNotAdded: the name is taken or not a name, the sides make no sense, or the folder
                 cannot be written.
         """
         self._check_name(name)
         model = find_model(self._catalogue, like)
         card = derive_card(name, model, short_side, long_side)
-        select_parameters(read_apart(file, lambda: None), shapes)
+        arrays = read_apart(file, lambda: None)
+        select_parameters(arrays, shapes)
+        check_configuration(arrays, configuration)
         try:
             with self._locked(name), self._make_unfinished(name) as unfinished:
                 self._check_name(name)

@@ -172,7 +172,7 @@ def _verify(chosen: argparse.Namespace, settings: "Settings") -> None:
 
 
 def _add(chosen: argparse.Namespace, settings: "Settings") -> None:
-    from service.inference.loading import parameter_shapes
+    from service.inference.loading import parameter_shapes, served_configuration
 
     store = _open_store(settings)
     card = store.add(
@@ -180,6 +180,7 @@ def _add(chosen: argparse.Namespace, settings: "Settings") -> None:
         chosen.file,
         chosen.like,
         parameter_shapes(store.find(chosen.like).architecture),
+        served_configuration(),
         short_side=chosen.short_side,
         long_side=chosen.long_side,
     )

@@ -7,11 +7,13 @@ import torch
 from numpy.typing import NDArray
 
 from model_store.catalogue import Architecture, ModelCard
-from model_store.checkpoint import select_parameters
+from model_store.checkpoint import check_configuration, select_parameters
 from service.errors import DeviceUnavailable
 from service.inference.predictor import Predictor
+from service.inference.preprocess import PIXEL_MEAN_BGR
 from service.inference.recorder import recorder_for
 from service.network.rcnn import DensePoseRCNN
+from service.network.rpn import ANCHOR_SIDES, cell_anchors
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -48,6 +50,16 @@ def parameter_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     return {name: tuple(array.shape) for name, array in network.state_dict().items()}
 
 
+def served_configuration() -> dict[str, NDArray[np.float32]]:
+    """What is no parameter, and the same for every model, under detectron2's names for it."""
+    anchors = {
+        f"proposal_generator.anchor_generator.cell_anchors.{level}": cell_anchors(side).numpy()
+        for level, side in enumerate(ANCHOR_SIDES)
+    }
+    mean = np.array(PIXEL_MEAN_BGR, np.float32)
+    return {"pixel_mean": mean, "pixel_std": np.ones_like(mean)} | anchors
+
+
 def build_predictor(
     card: ModelCard,
     arrays: Mapping[str, NDArray[np.float32]],
@@ -57,8 +69,10 @@ def build_predictor(
     """The model, resident on the device, and the names of the arrays that it has no use for.
 
     Raises:
-        CheckpointRejected: arrays are missing, or of another shape.
+        CheckpointRejected: arrays are missing, or of another shape, or it is said in the checkpoint
+            that it was trained for something else.
     """
+    check_configuration(arrays, served_configuration())
     with torch.device("meta"):
         network = DensePoseRCNN(card.architecture)
     shapes = {name: tuple(array.shape) for name, array in network.state_dict().items()}

@@ -1,11 +1,12 @@
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from model_store.locking import is_locked, locked
+from model_store.locking import POLL_S, StillLocked, is_locked, locked
 
 
 class Impatient(Exception):
@@ -46,6 +47,16 @@ def test_who_waits_gets_the_lock_when_it_is_free(path: Path):
         assert not is_done.is_set()
     assert is_done.wait(10)
     thread.join()
+
+
+def test_a_wait_ends_when_nothing_changes_and_not_before(path: Path):
+    states = iter([*range(8), *[8] * 1000])
+    with locked(path, give_up):
+        begun_s = time.monotonic()
+        with pytest.raises(StillLocked), locked(path, lambda: next(states), 0.3):
+            pytest.fail("two hold it")
+        assert time.monotonic() - begun_s > 8 * POLL_S
+    assert not is_locked(path)
 
 
 def test_an_error_frees_the_lock(path: Path):

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model_store import store as module
 from model_store.catalogue import ModelCard, load_catalogue
 from model_store.errors import (
     CheckpointRejected,
@@ -222,6 +223,39 @@ def test_a_file_of_another_architecture_is_refused(store: ModelStore, weights: P
     with pytest.raises(CheckpointRejected, match=r"another architecture.*a\.weight"):
         store.add("mine", weights, "demo", {"a.weight": (3, 3)})
     assert "mine" not in store.cards
+
+
+def test_a_file_of_another_configuration_is_refused(store: ModelStore, weights: Path):
+    served = {"a.weight": np.full((3, 2), 2, np.float32)}
+    with pytest.raises(
+        CheckpointRejected, match=r"a\.weight is \[1, .* and \[2, .* would be served"
+    ):
+        store.add("mine", weights, "demo", SHAPES, served)
+    assert "mine" not in store.cards
+
+
+@pytest.mark.parametrize("protocol", [0, 1])
+def test_a_file_of_an_old_protocol_is_added_and_served(
+    store: ModelStore, weights: Path, protocol: int
+):
+    weights.write_bytes(pickle.dumps({"a.weight": np.ones((3, 2))}, protocol))
+    card = store.add("mine", weights, "demo", SHAPES)
+    assert (store.load_arrays(card)["a.weight"] == 1).all()
+    assert store.is_converted(card)
+    store.verify(card)
+
+
+def test_a_lock_that_somebody_keeps_for_nothing_is_named(
+    store: ModelStore, folder: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+):
+    card = store.add("mine", weights, "demo", SHAPES)
+    monkeypatch.setattr(module, "LOCK_PATIENCE_S", 0.2)
+    monkeypatch.setattr(module, "time_limit_s", lambda num_bytes: 0.0)
+    with locked(folder / ".locks" / "mine", lambda: None):
+        for act in (store.load_arrays, store.pull):
+            with pytest.raises(CheckpointUnavailable, match=r"lock of mine, \.locks/mine in the"):
+                act(card)
+    assert (store.load_arrays(card)["a.weight"] == 1).all()
 
 
 def test_a_full_disk_leaves_nothing_behind(
