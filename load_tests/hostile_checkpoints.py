@@ -111,8 +111,8 @@ def read_here(forger: Forger, num_files: int, folder: Path) -> Findings:
         finally:
             watch.is_on = False
             resource.setrlimit(resource.RLIMIT_AS, limits)
-        if snapshot() != before:
-            findings.defects.append("something of the reader's was changed")
+        if changed := dict(snapshot().items() ^ before.items()):
+            findings.defects.append(f"of the reader's were changed: {sorted(changed)}")
     check_folder(folder, findings)
     return findings
 
@@ -237,7 +237,7 @@ def snapshot() -> dict[str, int]:
         f"{owner.__name__}.{name}": id(value)
         for owner in owners
         for name, value in list(vars(owner).items())
-        if not name.startswith(("_abc_", "__warningregistry__"))
+        if not name.startswith(("_abc_", "__annotations__", "__warningregistry__"))
     }
 
 

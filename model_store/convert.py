@@ -119,8 +119,9 @@ def main() -> int:
     """Run in the process; the exit status tells which error standard output describes."""
     source, target, parent, memory_bytes, cpu_s, name, *pairs = sys.argv[1:]
     _die_with(int(parent))
-    # Found now, while its module can be opened.
-    codecs.lookup("raw-unicode-escape")
+    # Of old pickles and of archives: found now, while their modules can be opened.
+    for encoding in ("raw-unicode-escape", "cp437"):
+        codecs.lookup(encoding)
     try:
         with open(int(source), "rb") as file, open(int(target), "wb") as converted:  # noqa: PTH123
             _limit(int(memory_bytes), float(cpu_s))

@@ -13,6 +13,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from load_tests import hostile_checkpoints
+from load_tests.hostile_checkpoints import read_here, read_in_children
+from load_tests.hostile_files import Forger
+from model_store import checkpoint, pickled_arrays, torch_archive
 from model_store.checkpoint import read_checkpoint
 from model_store.errors import CheckpointRejected
 from model_store.safetensors_file import map_arrays, write_arrays
@@ -159,6 +163,46 @@ def test_an_archive_that_unpacks_to_a_thousand_times_its_size_is_refused(tmp_pat
 
 def test_an_archive_that_lies_about_what_it_holds_is_refused(tmp_path: Path):
     assert not read_or_refuse(tmp_path / "file", lie_about_size(bomb(1000)))
+
+
+def test_forged_checkpoints_are_read_or_refused_within_their_bytes_and_two_seconds(tmp_path: Path):
+    findings = read_here(Forger(0, tmp_path / "canary"), 1000, tmp_path)
+    assert findings.defects == []
+    assert findings.outcomes["read"] > 50
+    assert findings.outcomes["refused"] > 500
+    assert findings.num_views > 200
+
+
+def test_forged_checkpoints_are_read_or_refused_in_a_process_of_their_own_too(tmp_path: Path):
+    findings = read_in_children(Forger(2, tmp_path / "canary"), 8, tmp_path)
+    assert findings.defects == []
+    assert findings.outcomes.total() == 8
+
+
+def without_bounds(data, dtype, shape, strides=None, offset=0):
+    """As it was, for tensors: NumPy trusts strides."""
+    try:
+        steps = None if strides is None else [stride * dtype.itemsize for stride in strides]
+        return np.ndarray(shape, dtype, data, offset * dtype.itemsize, steps)
+    except (OverflowError, TypeError, ValueError):
+        raise CheckpointRejected("has an array") from None
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "fault", "found"),
+    [
+        (pickled_arrays, "view_bytes", without_bounds, "reaches beyond its bytes"),
+        (torch_archive, "_unwrap_parameter", lambda _: Path("/dev/null").read_text(), "open"),
+        (hostile_checkpoints, "MAX_CPU_S", 1e-9, "s of the CPU"),
+        (checkpoint, "_DAMAGE", (), "defect"),
+    ],
+)
+def test_a_reader_with_a_fault_would_be_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module, name, fault, found: str
+):
+    monkeypatch.setattr(module, name, fault)
+    findings = read_here(Forger(0, tmp_path / "canary"), 300, tmp_path)
+    assert any(found in defect for defect in findings.defects)
 
 
 VALUES = st.recursive(
