@@ -1,7 +1,11 @@
 """The models that are served, by what the operator chose."""
 
+import threading
+import time
+
 import pytest
 
+from model_store import model_files
 from model_store.catalogue import load_catalogue
 from model_store.errors import CheckpointUnavailable
 from service.app import ServedModels
@@ -58,3 +62,27 @@ def test_a_download_ends_with_the_service(serve):
     models.close()
     with pytest.raises(Draining):
         models._stop_when_closing(2, None)
+
+
+def test_a_conversion_holds_up_no_other_model_and_ends_with_the_service(
+    serve, tmp_path, monkeypatch
+):
+    def convert(source, target, metadata, while_waiting, lock):
+        while True:
+            while_waiting()
+            has_begun.set()
+            time.sleep(0.01)
+
+    has_begun = threading.Event()
+    monkeypatch.setattr(model_files, "convert", convert)
+    file = tmp_path / "ResNet50_FPN_s1x-e2e" / "DensePose_ResNet50_FPN_s1x-e2e.pkl"
+    file.parent.mkdir()
+    file.write_bytes(b"\x80\x02}.")
+    models = serve()
+    converted = models.request(models.cards()["ResNet50_FPN_s1x-e2e"])
+    assert has_begun.wait(60)
+    models.request(models.cards()["demo"]).result(60)
+    assert not converted.done()
+    models.close()
+    with pytest.raises(Draining):
+        converted.result(0)

@@ -217,6 +217,17 @@ def test_a_model_that_is_not_stored_is_fetched_once_and_holds_up_no_other(make: 
     for load in absent:
         load.result(TIMEOUT_S)
     assert scene.source.fetched == ["a"]
+    assert scene.source.reads.count("a") == 1
+
+
+def test_no_copy_is_kept_of_a_model_that_would_have_to_be_converted_for_it(make: Make) -> None:
+    scene = make(1, host=10, absent={"a"})
+    scene.load("a")
+    scene.load("b")
+    scene.load("c")
+    assert scene.place("a") is None
+    assert scene.place("b") == "host"
+    assert scene.source.reads.count("a") == 1
 
 
 def test_a_model_makes_room_for_another_and_its_memory_is_free_by_then(make: Make) -> None:
