@@ -196,7 +196,7 @@ class ModelStore:
 
         Raises:
             UnknownModel: the catalogue has no model `like`.
-            CheckpointUnavailable: the file cannot be read.
+            CheckpointUnavailable: the file cannot be read, or somebody keeps the name's lock.
             CheckpointRejected: the file is not a checkpoint of that architecture, or says that it
                 was trained with another configuration.
             ModelNotAdded: the name is taken or not a name, the sides make no sense, or the folder
