@@ -65,7 +65,7 @@ def assemble(
             max_body_bytes=settings.max_body_bytes,
             max_pixels=settings.max_pixels,
             max_inflight_bytes=settings.max_inflight_bytes,
-            max_answer_samples=settings.max_answer_pixels,
+            max_answer_bytes=settings.max_answer_bytes,
             max_connections=settings.max_connections,
         ),
         metrics=metrics,

@@ -85,11 +85,14 @@ def _serve(_: argparse.Namespace, settings: "Settings") -> None:
     from service.app import build_service
     from service.logs import configure_logging
     from service.server import run_server
-    from service.settings import unknown_variables
+    from service.settings import replaced_variables, unknown_variables
 
     keep_freed_memory()
     configure_logging(level=settings.log_level, log_format=settings.log_format)
     logger.info("settings", extra={"fields": settings.public()})
+    for name, replacement in replaced_variables(os.environ).items():
+        fields = {"variable": name, "taken_as": replacement}
+        logger.warning("setting of an earlier version", extra={"fields": fields})
     for name in unknown_variables(os.environ):
         logger.warning("unknown setting", extra={"fields": {"variable": name}})
     if settings.is_open:

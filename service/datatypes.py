@@ -4,7 +4,7 @@ Frames: a box or region is in pixels of the client's image, x to the right, y do
 the top left corner of the top left pixel. Shape letters: H W = an image, h w = one region.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 SizeHW: TypeAlias = tuple[int, int]
 BoxXYXY: TypeAlias = tuple[float, float, float, float]
 RegionXYWH: TypeAlias = tuple[int, int, int, int]
+# Told the regions that are found in an image before they are described; raises a `ServiceError`
+# where they are not to be. It may be told several times, from any thread.
+Reserve: TypeAlias = Callable[[Sequence[RegionXYWH]], None]
 
 
 class Output(StrEnum):
@@ -59,7 +62,6 @@ class Query:
     `boxes_xyxy`, where given, replace the detector's: inside the image, x0 < x1, y0 < y1; then
     `class_ids` has one entry per box, None where a mesh was named instead of a class.
     Boxes, given or found, grow by the share `box_expand` of their sides before they are described.
-    `max_region_pixels` bounds the sum of the areas of the instances' regions.
     """
 
     outputs: frozenset[Output]
@@ -70,7 +72,6 @@ class Query:
     mesh: str | None = None
     box_expand: float = 0.0
     is_confidence_range_shared: bool = False
-    max_region_pixels: int = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +80,14 @@ class Sample:
 
     `pixels_hw3` is the resized picture (uint8, B, G, R); `image_size_hw` is the size before that.
     `photo` is the picture of that size, there only where textures are to be gathered from it.
+    `reserve`, where given, takes the room that the answer needs.
     """
 
     pixels_hw3: NDArray[np.uint8]
     image_size_hw: SizeHW
     query: Query
     photo: Image | None = None
+    reserve: Reserve | None = None
 
     @property
     def padded_size_hw(self) -> SizeHW:

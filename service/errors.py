@@ -68,7 +68,7 @@ class UnsupportedOutput(ServiceError):
 
 
 class AnswerTooLarge(ServiceError):
-    """The maps asked for have more samples than one answer may carry."""
+    """The answer would take more bytes than one answer may."""
 
 
 class Overloaded(ServiceError):

@@ -1,6 +1,7 @@
 """What an operator may choose: environment variables `DENSEPOSE_*`, read once."""
 
 import ipaddress
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +35,8 @@ PAIRS = (
     ("max_body_bytes", "max_inflight_bytes"),
     ("drain_delay_ms", "shutdown_timeout_ms"),
 )
+# Settings of the version before, by what their values are taken as where that is not set.
+REPLACED = {"max_answer_bytes": "max_answer_pixels"}
 # What no log and no message may show.
 SECRETS = {"admin_key", "api_keys"}
 # What is said of a setting whose default follows one that is wrong.
@@ -145,7 +148,16 @@ class Settings(BaseSettings):
     max_body_bytes: Positive = 20 * MEBIBYTE
     max_pixels: Positive = 40_000_000
     max_inflight_bytes: Positive = 512 * MEBIBYTE
-    max_answer_pixels: Positive = 200_000_000
+    # Of an answer: the samples of its maps, and once more what is written of them.
+    max_answer_bytes: Positive = 256 * MEBIBYTE
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_replaced(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for name, replaced in REPLACED.items():
+            if value := os.environ.get(_variable(replaced)):
+                values.setdefault(name, value)
+        return values
 
     @model_validator(mode="after")
     def _check_pairs(self) -> "Settings":
@@ -180,9 +192,15 @@ def read_settings() -> Settings:
         raise InvalidSetting("; ".join(lines)) from None
 
 
+def replaced_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables of the version before, each with the one that its value is taken as."""
+    pairs = {_variable(replaced): _variable(name) for name, replaced in REPLACED.items()}
+    return {replaced: name for replaced, name in pairs.items() if replaced in environment}
+
+
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Variables that look like settings but are none: misspelt, or of another version."""
-    known = {_variable(name) for name in Settings.model_fields}
+    known = {_variable(name) for name in (*Settings.model_fields, *REPLACED.values())}
     return sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
 
 

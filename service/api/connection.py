@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from service.api.inflight import InflightBytes
 from service.api.outgoing import Outgoing, Unread
 from service.api.record import REFUSAL_KEY
+from service.api.sending import ABORT_KEY
 from service.errors import HeadersTooLarge, MalformedRequest, Overloaded, ServiceError, SlowUpload
 
 logger = logging.getLogger(__name__)
@@ -151,6 +152,7 @@ class Connection(HttpToolsProtocol):
         refusal = self._refusal()
         if refusal is not None:
             cast("dict[str, Any]", self.scope)[REFUSAL_KEY] = refusal
+        cast("dict[str, Any]", self.scope)[ABORT_KEY] = self.transport.abort
         super().on_headers_complete()
         self._is_in_head, self._is_in_body = False, True
         self.waiting_since_s = None
@@ -332,7 +334,10 @@ class Connection(HttpToolsProtocol):
         cycle.message_event.set()
 
     def _outgoing(self) -> asyncio.Transport:
-        return cast("asyncio.Transport", Outgoing(self.transport, self._say_farewell))
+        return cast(
+            "asyncio.Transport",
+            Outgoing(self.transport, self._say_farewell, self._unread.note_written),
+        )
 
     def _displace_another(self) -> bool:
         """Closes the connection that has been without a request the longest, if there is one."""

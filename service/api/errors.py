@@ -79,7 +79,7 @@ PROBLEM_OF: Mapping[type[Exception], Problem] = {
     UndecodableImage: Problem(422, "undecodable_image", "The bytes are not an image"),
     InvalidParameter: Problem(422, "invalid_parameter", "A parameter cannot be used"),
     UnsupportedOutput: Problem(422, "unsupported_output", "The model has no such map"),
-    AnswerTooLarge: Problem(422, "answer_too_large", "The maps have too many samples"),
+    AnswerTooLarge: Problem(422, "answer_too_large", "The answer has too many bytes"),
     Overloaded: Problem(429, "overloaded", "The service is busy", retry_after_s=1),
     # Nobody reads this one: it is for the log and the metrics.
     ClientLeft: Problem(499, "client_left", "The client left"),

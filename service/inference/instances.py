@@ -10,6 +10,9 @@ from service.datatypes import Map, Output, Query, RegionXYWH
 from service.inference.chart_maps import CONFIDENCE_RANGES, QUANTIZED_MAX
 from service.inference.embedding_maps import COARSE_LOGITS
 
+# Of a map, at once.
+MAX_PIXELS = 2**18
+
 
 class MapReader:
     """Reads image after image, instance after instance; the maps are views of the arrays.
@@ -70,20 +73,24 @@ class MapReader:
 
 def _share_ranges(instances: list[dict[str, Map]]) -> list[dict[str, Map]]:
     """The same maps with one scale and offset per confidence; they must have masks."""
-    bodies = [maps[Output.MASK].samples > 0 for maps in instances]
+    bodies = [maps[Output.MASK].samples.reshape(-1) for maps in instances]
     shared = [dict(maps) for maps in instances]
     for name in {name for maps in instances for name in maps if name.startswith("confidence.")}:
         spans = [
             (maps[name].offset or 0.0, maps[name].scale or 0.0)
-            for maps, is_body in zip(instances, bodies, strict=True)
-            if is_body.any()
+            for maps, body in zip(instances, bodies, strict=True)
+            if body.any()
         ]
         low = min((offset for offset, _ in spans), default=0.0)
         high = max((offset + QUANTIZED_MAX * scale for offset, scale in spans), default=0.0)
         step = (high - low) / QUANTIZED_MAX
-        for maps, is_body in zip(shared, bodies, strict=True):
+        for maps, body in zip(shared, bodies, strict=True):
             own = maps[name]
-            values = (own.offset or 0.0) + (own.scale or 0.0) * own.samples.astype(np.float64)
-            samples = ((values - low) / (step or 1.0)).round() * is_body
-            maps[name] = Map(samples.astype(np.uint16), step, low)
+            # Piece by piece and in place, as in floats a large map takes several times its room.
+            samples = own.samples.reshape(-1)
+            for first in range(0, len(samples), MAX_PIXELS):
+                here = slice(first, first + MAX_PIXELS)
+                values = (own.offset or 0.0) + (own.scale or 0.0) * samples[here].astype(np.float64)
+                samples[here] = ((values - low) / (step or 1.0)).round() * (body[here] > 0)
+            maps[name] = Map(own.samples, step, low)
     return shared

@@ -24,8 +24,8 @@ LIMITS = {
     "upload_timeout_ms": 15_000,
     "max_body_bytes": 1_000_000,
     "max_pixels": 1_000_000,
-    "max_inflight_bytes": 10_000_000,
-    "max_answer_samples": 10_000_000,
+    "max_inflight_bytes": 100_000_000,
+    "max_answer_bytes": 50_000_000,
 }
 
 
@@ -58,6 +58,11 @@ class Service:
     encoders: CountingExecutor
     large_decoders: CountingExecutor
     health: dict[str, tuple[bool, str]] = field(default_factory=dict)
+
+    @property
+    def inflight_bytes(self) -> float:
+        """What the ledger of all requests has."""
+        return self.metrics.registry.get_sample_value("densepose_inflight_bytes")
 
     def concurrent_client(self):
         transport = httpx2.ASGITransport(self.app)

@@ -71,6 +71,8 @@ class StandIn:
             raise self.error
         query = sample.query
         boxes = self.boxes if query.boxes_xyxy is None else query.boxes_xyxy
+        if sample.reserve is not None:
+            sample.reserve([region_of(box) for box in boxes])
         instances = tuple(find(card, query, index, box) for index, box in enumerate(boxes))
         return Prediction(sample.image_size_hw, instances, STAGE_SECONDS)
 

@@ -226,14 +226,42 @@ def test_a_defect_says_nothing_of_itself_but_is_logged_with_its_traceback(servic
     assert logged.fields["id"] == "defect-1"
 
 
-def test_an_answer_with_too_many_samples_is_refused_before_anything_runs(make_service):
-    service = make_service(max_answer_samples=3 * WIDTH * HEIGHT - 1)
-    for request_ in ({"params": {"layout": "image"}}, {"accept": "image/png"}):
+def test_an_answer_that_is_too_large_whatever_is_found_is_refused_before_anything_runs(
+    make_service,
+):
+    service = make_service(max_answer_bytes=3 * WIDTH * HEIGHT - 1)
+    whole = f"[[0,0,{WIDTH},{HEIGHT}]]"
+    for request_ in (
+        {"params": {"layout": "image"}},
+        {"accept": "image/png"},
+        {"params": {"boxes": whole}},
+    ):
         assert problem_of(service.ask(**request_))["code"] == "answer_too_large"
     assert service.device.asked == []
-    assert service.ask().status_code == 200
-    ((_, sample, _),) = service.device.asked
-    assert sample.query.max_region_pixels == WIDTH * HEIGHT - 1
+
+
+def test_an_answer_that_is_too_large_for_what_is_found_is_refused(make_service):
+    service = make_service(max_answer_bytes=3 * (200 * 100 + 50 * 40) - 1)
+    service.device.boxes = ((0.0, 0.0, 200.0, 100.0), (0.0, 0.0, 50.0, 40.0))
+    image = picture((400, 300))
+    assert problem_of(service.ask(image))["code"] == "answer_too_large"
+    assert len(service.device.asked) == 1
+    service.device.boxes = service.device.boxes[:1]
+    # Nothing is counted for instances that there might have been.
+    assert service.ask(image, params={"max_instances": 100}).status_code == 200
+    assert service.inflight_bytes == 0
+
+
+def test_what_is_written_is_counted_and_ends_at_the_limit(make_service):
+    service = make_service(max_answer_bytes=60_000)
+    service.device.boxes = ((0.0, 0.0, 80.0, 80.0),)
+    image = picture((100, 100))
+    # 51,200 bytes of floats are 68,268 letters of base64, which is known before the head runs.
+    whole = {"boxes": "[[0,0,80,80]]", "outputs": "uv"}
+    assert problem_of(service.ask(image, params=whole))["code"] == "answer_too_large"
+    assert service.device.asked == []
+    assert service.ask(image, params=whole, accept="application/zip").status_code == 200
+    assert service.inflight_bytes == 0
 
 
 def test_more_bytes_than_all_requests_may_hold_are_refused_for_now(make_service):

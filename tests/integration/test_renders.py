@@ -278,7 +278,7 @@ def test_an_atlas_goes_with_the_texture_alone(service):
 
 
 def test_a_render_beyond_the_answer_s_limit_is_refused(make_service):
-    service = make_service(max_answer_samples=20 * 20 * 3)
+    service = make_service(max_answer_bytes=20 * 20 * 3)
     assert ask_for(service, "boxes", size="20x20").status_code == 200
     assert problem_of(ask_for(service, "boxes", size="21x20"))["code"] == "answer_too_large"
 

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from service.errors import InvalidSetting
-from service.settings import Settings, read_settings, unknown_variables
+from service.settings import Settings, read_settings, replaced_variables, unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def test_without_an_environment_the_defaults_are_those_of_the_contract():
     assert settings.max_body_bytes == 20 * 1024 * 1024
     assert settings.max_pixels == 40_000_000
     assert settings.max_inflight_bytes == 512 * 1024 * 1024
-    assert settings.max_answer_pixels == 200_000_000
+    assert settings.max_answer_bytes == 256 * 2**20
     assert (settings.host, settings.port) == ("127.0.0.1", 8000)
     assert (settings.device, settings.precision) == ("auto", "fp32")
 
@@ -150,3 +150,13 @@ def test_beyond_this_machine_only_keys_close_the_door(monkeypatch, variables, is
     for name, value in variables.items():
         monkeypatch.setenv(f"DENSEPOSE_{name}", value)
     assert read_settings().is_open is is_open
+
+
+def test_the_limit_of_the_version_before_is_taken_as_bytes_and_told(monkeypatch):
+    monkeypatch.setenv("DENSEPOSE_MAX_ANSWER_PIXELS", "1000")
+    assert read_settings().max_answer_bytes == 1000
+    told = {"DENSEPOSE_MAX_ANSWER_PIXELS": "DENSEPOSE_MAX_ANSWER_BYTES"}
+    assert replaced_variables({"DENSEPOSE_MAX_ANSWER_PIXELS": "1000"}) == told
+    assert unknown_variables({"DENSEPOSE_MAX_ANSWER_PIXELS": "1000"}) == []
+    monkeypatch.setenv("DENSEPOSE_MAX_ANSWER_BYTES", "2000")
+    assert read_settings().max_answer_bytes == 2000
