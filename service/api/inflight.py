@@ -1,6 +1,8 @@
 """How many bytes all requests hold together, and where that ends."""
 
+import math
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -9,6 +11,8 @@ from service.errors import ClientLeft, Overloaded
 
 # Of the limit: whoever holds more of it than this gives way to others.
 FAIR_SHARE = 1 / 4
+# An answer that is being read has this long before it may be cut off for others.
+UNREAD_GRACE_S = 5.0
 
 
 class InflightBytes:
@@ -18,8 +22,14 @@ class InflightBytes:
     others, and where there is no room for one of them, its unread answers are cut off.
     """
 
-    def __init__(self, max_bytes: int, wait_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        wait_s: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`wait_s` estimates when those who hold bytes now will have given them back."""
+        self.clock = clock
         self.max_bytes = max_bytes
         self.wait_s = wait_s
         self.num_bytes = 0
@@ -116,6 +126,7 @@ class Holding:
         self.is_closed = False
         self._total = total
         self._cut_off: Callable[[], None] | None = None
+        self._unread_since_s = math.inf
 
     @property
     def max_bytes(self) -> int:
@@ -124,8 +135,8 @@ class Holding:
 
     @property
     def is_unread(self) -> bool:
-        """Whether all that is held is an answer, for its client to read."""
-        return self._cut_off is not None
+        """Whether all that is held is an answer, which its client has had time to read."""
+        return self._total.clock() - self._unread_since_s > UNREAD_GRACE_S
 
     def resize(self, num_bytes: int) -> None:
         """Holds this many bytes from now on, instead of what it held.
@@ -149,11 +160,12 @@ class Holding:
         self._total.change(self, num_bytes, is_there=True)
 
     def note_unread(self, cut_off: Callable[[], None]) -> None:
-        """From now on it may be cut off; `cut_off` is called once, in whichever thread needs room.
+        """In a while it may be cut off; `cut_off` is called once, in whichever thread needs room.
 
         What it held is given back by then.
         """
         self._cut_off = cut_off
+        self._unread_since_s = self._total.clock()
 
     def cut_off(self) -> None:
         """Ends what is unread."""
