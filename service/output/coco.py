@@ -97,9 +97,11 @@ def _edges_of(instance: Instance, image_size_hw: SizeHW) -> Iterator[NDArray[np.
     for strip in column_strips_of(instance):
         x, y, strip_width, strip_height = strip.region_xywh
         # In a column with 0 at both ends, every run has a beginning and an end.
-        padded_wh = np.zeros((strip_width, strip_height + 2), np.int8)
-        padded_wh[:, 1:-1] = mask_of(strip).T > 0
-        columns, rows = np.nonzero(padded_wh[:, 1:] != padded_wh[:, :-1])
+        padded_wh = np.zeros((strip_width, strip_height + 2), np.uint8)
+        padded_wh[:, 1:-1] = mask_of(strip).T
+        # One index at first, which is several times as fast as two.
+        changes = np.flatnonzero(padded_wh[:, 1:] != padded_wh[:, :-1])
+        columns, rows = np.divmod(changes, strip_height + 1)
         edges = np.concatenate((held, (x + columns) * height + y + rows))
         # A run that ends where another begins goes on, in the next column or the next strip.
         is_twice = edges[1:] == edges[:-1]
@@ -117,15 +119,17 @@ def _edges_of(instance: Instance, image_size_hw: SizeHW) -> Iterator[NDArray[np.
 
 def _letters_of(values: NDArray[np.int64]) -> bytes:
     """Signed numbers, five bits a letter, the lowest first; a sixth says that there are more."""
-    num_letters = np.ones(len(values), np.int64)
+    low, high = int(values.min()), int(values.max())
     most = 1
-    while True:
-        limit = 1 << (BITS * most - 1)
-        is_longer = (values >= limit) | (values < -limit)
-        if not is_longer.any():
-            break
-        num_letters += is_longer
+    while not -(1 << BITS * most - 1) <= low <= high < 1 << BITS * most - 1:
         most += 1
+    if most == 1:
+        # As in masks that are noise, of which there may be much.
+        return ((values & (MORE - 1)) + FIRST_LETTER).astype(np.uint8).tobytes()
+    num_letters = np.ones(len(values), np.int64)
+    for fewer in range(1, most):
+        limit = 1 << BITS * fewer - 1
+        num_letters += (values >= limit) | (values < -limit)
     place = np.arange(most)
     letters = (values[:, None] >> (BITS * place)) & (MORE - 1)
     letters += FIRST_LETTER + MORE * (place < num_letters[:, None] - 1)
