@@ -156,14 +156,19 @@ def report(found: Mapping[str, Sequence[tuple[Case, Cost]]]) -> int:
     for form, costs in found.items():
         slow_case, slow = max(costs, key=lambda pair: pair[1].rate)
         large_case, large = max(costs, key=lambda pair: pair[1].peak_bytes)
-        above = [cost for _, cost in costs if is_costly(cost)]
+        above = [(case, cost) for case, cost in costs if is_costly(cost)]
         is_above = is_above or bool(above)
         print(
             f"| {form} | {len(costs)} | {slow.rate:.2f} | {describe(slow_case)} "
-            f"| {large.peak_bytes / 1e6:.0f} MB | {describe(large_case)} |"
-            + (f" {len(above)} ABOVE" if above else ""),
+            f"| {large.peak_bytes / 1e6:.0f} MB | {describe(large_case)} |",
             flush=True,
         )
+        for case, cost in above:
+            print(
+                f"ABOVE: {form}, {describe(case)}: {cost.rate:.2f} s, "
+                f"{cost.uncounted_bytes / 1e6:.0f} MB uncounted",
+                file=sys.stderr,
+            )
     return int(is_above)
 
 

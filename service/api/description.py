@@ -72,9 +72,11 @@ def _describe_instance(
 ) -> AnswerInstance:
     optional: dict[str, Any] = {} if instance.mesh is None else {"mesh": instance.mesh}
     if plan.parameters.parts is not None:
+        groupings = plan.parameters.parts
+        measured = measure_parts(instance, [GROUPS[grouping] for grouping in groupings])
         optional["parts"] = {
-            grouping: [_describe_part(part) for part in measure_parts(instance, GROUPS[grouping])]
-            for grouping in plan.parameters.parts
+            grouping: [_describe_part(part) for part in parts]
+            for grouping, parts in zip(groupings, measured, strict=True)
         }
     class_id = instance.class_id
     return AnswerInstance(
