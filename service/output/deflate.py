@@ -16,8 +16,8 @@ MATCHES: Mapping[str, int] = {"level": 3, "strategy": zlib_ng.Z_DEFAULT_STRATEGY
 MAX_SHARE_LEFT = 0.5
 # So much is looked at before that is known, and so much is written by run lengths until matches are
 # tried again.
-TRIED_BYTES = 2**15
-UNTRIED_BYTES = 2**20
+TRIED_BYTES = 2**16
+UNTRIED_BYTES = 2**21
 
 
 class Deflater:
@@ -30,6 +30,11 @@ class Deflater:
 
     def compress(self, piece: Chunk) -> bytes:
         """What is known of the stream with the next bytes, which should not be many."""
+        view = memoryview(piece)
+        starts = range(0, len(view), TRIED_BYTES)
+        return b"".join([self._compress(view[start : start + TRIED_BYTES]) for start in starts])
+
+    def _compress(self, piece: memoryview) -> bytes:
         packed = self._compressor.compress(piece)
         self._num_bytes += len(piece)
         self._num_packed += len(packed)
