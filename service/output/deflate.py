@@ -17,7 +17,7 @@ MAX_SHARE_LEFT = 0.5
 # So much is looked at before that is known, and so much is written by run lengths until matches are
 # tried again.
 TRIED_BYTES = 2**16
-UNTRIED_BYTES = 2**21
+UNTRIED_BYTES = 2**20
 
 
 class Deflater:

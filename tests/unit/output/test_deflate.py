@@ -11,7 +11,7 @@ RANDOM = np.random.default_rng(0)
 NOISE = RANDOM.integers(0, 256, 3_000_000, np.uint8).tobytes()
 TEXT = bytes(range(100)) * 30_000
 # Matches that lie far apart.
-WORDS = b"".join(NOISE[start : start + 40] for start in RANDOM.integers(0, 3000, 50_000))
+WORDS = b"".join(NOISE[start : start + 40] for start in RANDOM.integers(0, 3000, 100_000))
 
 
 def deflate(content, how=MATCHES, piece_bytes=50_000):
