@@ -8,11 +8,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model_store.errors import ModelStoreError
+from model_store.printable import printable
 from service.errors import DeviceUnavailable, InvalidSetting, ServiceError
 from service.models_cli import add_models_commands
 from service.predict.options import add_predict_options
@@ -23,15 +25,40 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+STANDARD_ERROR = 2
 FAILURE, WRONG_USAGE = 1, 2
-# What a shell reports of a process that SIGINT ended.
-INTERRUPTED = 130
+# What a shell reports of a process that SIGINT ended, and of one that wrote to a pipe that nobody
+# reads any more.
+INTERRUPTED, READER_LEFT = 130, 141
+EPILOG = (
+    "Exit status: 0; 1 after an error, which is one line on standard error with its code; 2 after "
+    f"wrong usage; {INTERRUPTED} when interrupted; {READER_LEFT}, without a line, when nobody "
+    "reads the output any more."
+)
 # Of service/inference/loading.py.
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status: 1 for an error, 2 for wrong usage."""
+    _occupy_standard_streams()
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            # What is still to be written fails here, and not when nobody can say so any more.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        return READER_LEFT
+    except OSError as error:
+        if error.filename is None:
+            return _complain(f"cannot_write: the output: {error.strerror or error}", FAILURE)
+        return _complain(f"unreadable_file: {error.filename}: {error.strerror}", FAILURE)
+    finally:
+        _forget_unwritten()
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     chosen = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace, Settings], int | None] = chosen.command
     from service.settings import read_settings
@@ -39,22 +66,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(chosen, read_settings()) or 0
     except (InvalidSetting, DeviceUnavailable) as error:
-        return _complain(f"densepose: {error}", WRONG_USAGE)
+        return _complain(str(error), WRONG_USAGE)
     except (ServiceError, ModelStoreError) as error:
         from service.api.errors import PROBLEM_OF
 
-        return _complain(f"densepose: {PROBLEM_OF[type(error)].code}: {error}", FAILURE)
+        return _complain(f"{PROBLEM_OF[type(error)].code}: {error}", FAILURE)
     except KeyboardInterrupt:
-        return _complain("densepose: interrupted", INTERRUPTED)
+        return _complain("interrupted", INTERRUPTED)
 
 
-def _complain(line: str, status: int) -> int:
-    sys.stderr.write(line + "\n")
+def _complain(text: str, status: int) -> int:
+    # Where nobody can be told, the status is what is left.
+    with suppress(OSError):
+        sys.stderr.write(f"densepose: {printable(text)}\n")
     return status
 
 
+def _occupy_standard_streams() -> None:
+    """Let what is closed lead nowhere: a file of ours would else be taken for standard output."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STANDARD_ERROR:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    nowhere = Path(os.devnull)
+    sys.stdin = sys.stdin or nowhere.open()
+    sys.stdout = sys.stdout or nowhere.open("w")
+    sys.stderr = sys.stderr or nowhere.open("w")
+
+
+def _forget_unwritten() -> None:
+    """Have what could not be written go nowhere, as Python tries it once more when it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with Path(os.devnull).open("w") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="densepose", description=__doc__)
+    parser = argparse.ArgumentParser(prog="densepose", description=__doc__, epilog=EPILOG)
     version = metadata.version("densepose-serving")
     parser.add_argument("--version", action="version", version=f"densepose {version}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

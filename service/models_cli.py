@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from model_store.catalogue import ModelCard, load_catalogue
 from model_store.errors import CheckpointRejected, CheckpointUnavailable, UnknownModel
+from model_store.printable import printable
 from service.progress import ProgressLine, format_bytes
 
 if TYPE_CHECKING:
@@ -224,7 +225,8 @@ def _do_all(cards: Iterable[ModelCard], act: Callable[[ModelCard], None]) -> Non
             if last is not None:
                 from service.api.errors import PROBLEM_OF
 
-                sys.stderr.write(f"densepose: {PROBLEM_OF[type(last)].code}: {last}\n")
+                line = f"densepose: {PROBLEM_OF[type(last)].code}: {last}"
+                sys.stderr.write(f"{printable(line)}\n")
             last = error
     if last is not None:
         raise last

@@ -178,6 +178,11 @@ def read_settings() -> Settings:
     except ValidationError as error:
         lines = [_describe(detail) for detail in error.errors() if detail["type"] not in FOLLOWING]
         raise InvalidSetting("; ".join(lines)) from None
+    except RuntimeError as error:
+        # Of a user without HOME and without an entry in the password database.
+        raise InvalidSetting(
+            "there is no home folder: set DENSEPOSE_MODEL_STORE, or HOME, and begin no path with ~"
+        ) from error
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

@@ -58,6 +58,7 @@ class Problem:
 
 
 INTERNAL_ERROR = Problem(500, "internal_error", "A defect of the service")
+INVALID_PARAMETER = Problem(422, "invalid_parameter", "A parameter cannot be used")
 CHECKPOINT_UNAVAILABLE = Problem(
     502, "checkpoint_unavailable", "The model's file could not be had, or did not verify"
 )
@@ -77,7 +78,7 @@ PROBLEM_OF: Mapping[type[Exception], Problem] = {
         415, "unsupported_media_type", "A body of this type is not read here"
     ),
     UndecodableImage: Problem(422, "undecodable_image", "The bytes are not an image"),
-    InvalidParameter: Problem(422, "invalid_parameter", "A parameter cannot be used"),
+    InvalidParameter: INVALID_PARAMETER,
     UnsupportedOutput: Problem(422, "unsupported_output", "The model has no such map"),
     AnswerTooLarge: Problem(422, "answer_too_large", "The maps have too many samples"),
     Overloaded: Problem(429, "overloaded", "The service is busy", retry_after_s=1),
@@ -94,7 +95,7 @@ PROBLEM_OF: Mapping[type[Exception], Problem] = {
     # Of the command line and the start: no request can meet them.
     DeviceUnavailable: INTERNAL_ERROR,
     InvalidSetting: INTERNAL_ERROR,
-    ModelNotAdded: INTERNAL_ERROR,
+    ModelNotAdded: INVALID_PARAMETER,
 }
 
 FRAMEWORK_PROBLEMS: Mapping[int, tuple[Problem, str]] = {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from model_store.catalogue import load_catalogue
+from model_store.printable import printable
 from model_store.store import ModelStore
 from service.allocator import keep_freed_memory
 from service.api.parameters import Parameters, check_parameters
@@ -73,9 +74,9 @@ def predict(chosen: argparse.Namespace, settings: Settings) -> int:
     except AnotherRun as error:
         usage(str(error))
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        usage(f"--out: {escaped(str(error.filename))}: {error.strerror}")
+        usage(f"--out: {printable(str(error.filename))}: {error.strerror}")
     except OSError as error:
-        sys.stderr.write(f"densepose: cannot_write: {escaped(str(error))}\n")
+        sys.stderr.write(f"densepose: cannot_write: {printable(str(error))}\n")
         return FAILURE
 
 
@@ -138,7 +139,7 @@ def _check_free(jobs: Sequence[Job], asked: Asked, usage: Usage) -> None:
         for place in asked.recipe.places(job.place) or ():
             if os.path.lexists(asked.out / place):
                 usage(
-                    f"{escaped(str(asked.out / place))} is there already, and was not made here: "
+                    f"{printable(str(asked.out / place))} is there already, and was not made here: "
                     "name another folder with --out, or replace it with --overwrite"
                 )
 
@@ -214,27 +215,24 @@ def _by_this_process(asked: Asked, settings: Settings) -> AbstractAsyncContextMa
 def _report(failures: Sequence[Failure], tally: Tally, planned: Jobs, asked: Asked) -> None:
     """Tell what became of the images."""
     for failure in failures:
-        sys.stderr.write(f"{escaped(failure.path)}: {failure.code}: {escaped(failure.detail)}\n")
+        sys.stderr.write(
+            f"{printable(failure.path)}: {failure.code}: {printable(failure.detail)}\n"
+        )
     if tally.failed > len(failures):
         more = tally.failed - len(failures)
         sys.stderr.write(
-            f"and {more} more, all of which are in {escaped(str(asked.out / STATE / FAILURES))}\n"
+            f"and {more} more, all of which are in {printable(str(asked.out / STATE / FAILURES))}\n"
         )
     line = tally.describe()
     if planned.num_left_out:
         line += f", {planned.num_left_out} left out, for which the data set has no place"
     if tally.over < tally.total:
         line += f", {tally.total - tally.over} not looked at"
-    sys.stderr.write(f"{line}, in {escaped(str(asked.out))}\n")
-
-
-def escaped(text: str) -> str:
-    """The text in one line, of which nothing can act on a terminal."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    sys.stderr.write(f"{line}, in {printable(str(asked.out))}\n")
 
 
 def _read(path: Path | None, usage: Usage) -> bytes | None:
     try:
         return None if path is None else path.read_bytes()
     except OSError as error:
-        usage(f"{escaped(str(path))} cannot be read: {error.strerror}")
+        usage(f"{printable(str(path))} cannot be read: {error.strerror}")

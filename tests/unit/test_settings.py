@@ -1,4 +1,5 @@
 import os
+import pwd
 
 import pytest
 
@@ -41,6 +42,20 @@ def test_lists_are_comma_lists(monkeypatch):
 def test_the_default_model_is_preloaded_unless_told_otherwise(monkeypatch):
     monkeypatch.setenv("DENSEPOSE_DEFAULT_MODEL", "demo")
     assert read_settings().preload == ("demo",)
+
+
+@pytest.mark.parametrize("path", [None, "~/models", "~nobody-of-this-name/models"])
+def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch, path):
+    def know_nobody(_):
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", know_nobody)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if path is not None:
+        monkeypatch.setenv("DENSEPOSE_MODEL_STORE", path)
+    with pytest.raises(InvalidSetting, match="no home folder: set DENSEPOSE_MODEL_STORE"):
+        read_settings()
 
 
 def test_the_store_may_be_below_the_home_folder(monkeypatch):
