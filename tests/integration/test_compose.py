@@ -150,8 +150,8 @@ def test_a_replica_is_given_the_time_to_end():
 
 def test_the_balancer_is_told_what_it_knows():
     configuration = (ROOT / "docker" / "haproxy.cfg").read_text()
-    for name in SERVICES["balancer"]["environment"]:
-        assert name in configuration
+    for name, value in SERVICES["balancer"]["environment"].items():
+        assert set(re.findall(rf"\{{{name}-([^}}]*)}}", configuration)) == {default_of(value)}
 
 
 def test_nobody_is_an_administrator_of_grafana():
