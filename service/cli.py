@@ -19,6 +19,7 @@ from service.errors import DeviceUnavailable, InvalidSetting, ServiceError
 from service.models_cli import add_models_commands
 from service.predict.options import add_predict_options
 from service.threads import let_waiting_threads_sleep
+from service.whole_number import positive
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -115,10 +116,10 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="what each stage takes on this machine")
     bench.add_argument("--model", metavar="ID", help="by default the default model")
     bench.add_argument("--images", type=Path, required=True, metavar="DIR")
-    bench.add_argument("--batch", type=_positive, default=1, help="images in a batch")
+    bench.add_argument("--batch", type=positive, default=1, help="images in a batch")
     bench.add_argument("--precision", choices=PRECISIONS, help="by default as the settings tell")
-    bench.add_argument("--threads", type=_positive, help="of the CPU's arithmetic")
-    bench.add_argument("--repetitions", type=_positive, default=3)
+    bench.add_argument("--threads", type=positive, help="of the CPU's arithmetic")
+    bench.add_argument("--repetitions", type=positive, default=3)
     bench.set_defaults(command=_bench)
 
     predict = commands.add_parser("predict", help="describe files of images")
@@ -185,10 +186,3 @@ def _predict(chosen: argparse.Namespace, settings: "Settings") -> int:
     from service.predict.command import predict
 
     return predict(chosen, settings)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number

@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from service.allocator import give_back_freed_memory
 from service.api.connection import Connection
 from service.engine import Engine
+from service.listening import listen
 
 logger = logging.getLogger(__name__)
 
@@ -128,12 +129,17 @@ def run_server(
     """Serves until a signal ends it: SIGTERM, or SIGINT, which is not followed by a delay.
 
     When the device fails, the process ends with the status `DEVICE_FAILED`.
+
+    Raises:
+        InvalidSetting: nobody can listen there.
     """
+    sockets = listen(host, port)
+    for one in sockets:
+        fields = {"address": "{}, port {}".format(*one.getsockname()[:2])}
+        logger.info("listening", extra={"fields": fields})
     allow_open_files(application.state.connection_limits.max_connections + OTHER_FILES)
     config = uvicorn.Config(
         application,
-        host=host,
-        port=port,
         http=cast("Any", partial(Connection, limits=application.state.connection_limits)),
         ws="none",
         # Nothing asks who the client is, so nobody has to be believed.
@@ -154,7 +160,7 @@ def run_server(
     gc.collect()
     gc.freeze()
     try:
-        server.run()
+        server.run(sockets)
     finally:
         # Libraries complain at the end of what they find still there.
         gc.unfreeze()

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from service.whole_number import positive
+
 KEY_VARIABLE = "DENSEPOSE_API_KEY"
 NAMINGS = ("plain", "viton-hd", "dresscode", "dp1", "dump")
 
@@ -70,14 +72,7 @@ def add_predict_options(parser: argparse.ArgumentParser) -> None:
         "--key-file", type=Path, metavar="FILE", help=f"its API key (default: ${KEY_VARIABLE})"
     )
     parser.add_argument(
-        "--concurrency", type=_positive, default=16, help="requests at a time (default: 16)"
+        "--concurrency", type=positive, default=16, help="requests at a time (default: 16)"
     )
     # Of what only shows when the options are held against each other.
     parser.set_defaults(usage=parser.error)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number

@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -112,6 +113,37 @@ def test_a_device_that_is_not_there_is_one_line_and_exit_status_2(store: Path) -
     assert served.returncode == 2
     assert len(served.stderr.splitlines()) == 1
     assert "cuda:99" in served.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "variable"),
+    [
+        ({"HOST": "192.0.2.1"}, "DENSEPOSE_HOST"),
+        ({}, "DENSEPOSE_PORT"),
+        ({"PORT": "1_0"}, "DENSEPOSE_PORT"),
+    ],
+)
+def test_where_nobody_can_listen_is_one_line_and_exit_status_2(
+    store: Path, settings: dict[str, str], variable: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        served = run(
+            store, "serve", **{"PORT": port, "DEVICE": "cpu", "LOG_LEVEL": "error", **settings}
+        )
+    assert served.returncode == 2
+    assert len(served.stderr.splitlines()) == 1
+    assert served.stderr.startswith(f"densepose: {variable} ")
+
+
+def test_a_number_on_the_command_line_is_decimal_digits(store: Path) -> None:
+    for arguments in (
+        ("bench", "--images", "x", "--batch", "1_0"),
+        ("predict", "x", "--concurrency", "1_0"),
+        ("models", "add", "mine", "x", "--like", "demo", "--short-side", "1_0"),
+    ):
+        ran = run(store, *arguments)
+        assert (ran.returncode, "1_0" in ran.stderr.splitlines()[-1]) == (2, True)
 
 
 def test_a_setting_that_cannot_be_used_is_one_line_and_exit_status_2(store: Path) -> None:
