@@ -18,7 +18,7 @@ from model_store.printable import printable
 from service.errors import DeviceUnavailable, InvalidSetting, ServiceError
 from service.models_cli import add_models_commands
 from service.predict.options import add_predict_options
-from service.threads import let_waiting_threads_sleep
+from service.threads import prepare_threads
 from service.whole_number import positive
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     chosen = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace, Settings], int | None] = chosen.command
+    prepare_threads()
     from service.settings import read_settings
 
     try:
@@ -131,7 +132,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(_: argparse.Namespace, settings: "Settings") -> None:
-    let_waiting_threads_sleep()
     from service.allocator import keep_freed_memory
     from service.app import build_service
     from service.logs import configure_logging
@@ -157,7 +157,6 @@ def _serve(_: argparse.Namespace, settings: "Settings") -> None:
 
 
 def _bench(chosen: argparse.Namespace, settings: "Settings") -> None:
-    let_waiting_threads_sleep()
     import torch
 
     from model_store.catalogue import load_catalogue
@@ -182,7 +181,6 @@ def _bench(chosen: argparse.Namespace, settings: "Settings") -> None:
 
 
 def _predict(chosen: argparse.Namespace, settings: "Settings") -> int:
-    let_waiting_threads_sleep()
     from service.predict.command import predict
 
     return predict(chosen, settings)
