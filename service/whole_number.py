@@ -3,7 +3,7 @@
 import re
 
 # `int` takes `1_0`, ` 5 ` and the digits of other scripts as well. More digits than any limit has.
-WRITTEN = re.compile(r"-?[0-9]{1,15}")
+WRITTEN = re.compile(r"-?[0-9]{1,12}")
 
 
 def whole_number(text: str) -> int:

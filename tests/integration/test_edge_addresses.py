@@ -93,10 +93,12 @@ def test_1000_slow_bodies_of_one_address_leave_the_others_their_answers(tmp_path
         assert num_at_replicas(fleet) <= 64
 
 
-def test_a_body_that_trickles_takes_no_place_at_a_replica(tmp_path):
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_a_body_that_trickles_takes_no_place_at_a_replica(tmp_path, method):
+    head = HEAD.replace(b"POST", method.encode())
     with (
         fleet_of_one(tmp_path, NO_ADDRESS_LIMITS) as fleet,
-        connections(fleet.balancer, NUM_SLOW, HEAD + bytes(1000)),
+        connections(fleet.balancer, NUM_SLOW, head + bytes(1000)),
     ):
         assert ask_as(SOMEBODY_ELSE, fleet.balancer).status_code == 200
         assert num_at_replicas(fleet) == 0

@@ -9,7 +9,7 @@ def test_decimal_digits_are_a_number(text, number):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "-", "1_0", "+5", " 5", "5 ", "5\n", "5.0", "\u0665", "9" * 16]
+    "text", ["", "-", "1_0", "+5", " 5", "5 ", "5\n", "5.0", "\u0665", "9" * 13]
 )
 def test_what_only_python_reads_as_a_number_is_none(text):
     with pytest.raises(ValueError, match="is not a whole number"):
