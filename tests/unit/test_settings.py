@@ -55,7 +55,7 @@ def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch, path):
         monkeypatch.delenv(name, raising=False)
     if path is not None:
         monkeypatch.setenv("DENSEPOSE_MODEL_STORE", path)
-    with pytest.raises(InvalidSetting, match="no home folder: set DENSEPOSE_MODEL_STORE"):
+    with pytest.raises(InvalidSetting, match="DENSEPOSE_MODEL_STORE"):
         read_settings()
 
 
