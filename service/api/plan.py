@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from model_store.catalogue import ModelCard, find_model
 from service.api.capabilities import (
     SAMPLES_PER_INSTANCE,
+    maps_of,
     outputs_of,
     samples_per_instance,
     samples_per_pixel,
 )
 from service.api.parameters import Parameters
 from service.api.styling import style_for
-from service.datatypes import BoxXYXY, Output, Query, SizeHW
+from service.datatypes import AnyMap, BoxXYXY, Output, Query, SizeHW
 from service.errors import AnswerTooLarge, InvalidParameter, NotAcceptable, UnsupportedOutput
 from service.output.media import NPZ, PNG
 from service.output.presets import Style
@@ -53,9 +54,9 @@ class Plan:
         return style.background in {"photo", "grey"}
 
     @property
-    def needed_outputs(self) -> frozenset[Output]:
+    def needed_outputs(self) -> frozenset[AnyMap]:
         """What the device has to give for all of it, and no more."""
-        needed = frozenset(self.outputs)
+        needed: frozenset[AnyMap] = frozenset(self.outputs)
         if needed and self.is_whole_image:
             # It tells which pixels of the region are the instance's own.
             needed |= {Output.MASK}
@@ -66,7 +67,7 @@ class Plan:
         if self.parameters.points is not None:
             is_chart = self.card.kind == "chart"
             needed |= {Output.LABELS, Output.UV} if is_chart else {Output.VERTICES}
-        return needed & frozenset(outputs_of(self.card))
+        return needed & frozenset(maps_of(self.card))
 
     @property
     def short_and_long_side(self) -> tuple[int, int]:

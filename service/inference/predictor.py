@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from model_store.catalogue import ModelCard
-from service.datatypes import Instance, Output, Prediction, Query, Sample, SizeHW, region_of
+from service.datatypes import AnyMap, Instance, Output, Prediction, Query, Sample, SizeHW, region_of
 from service.errors import AnswerTooLarge
 from service.inference.chart_maps import ChartMaps, confidence_names
 from service.inference.detection import Found
@@ -147,7 +147,7 @@ class Predictor:
         clock: StageClock,
     ) -> MapBuffer:
         """The maps of the images to be painted, chunk after chunk of their boxes."""
-        outputs = frozenset[Output]().union(*(samples[index].query.outputs for index in painted))
+        outputs = frozenset[AnyMap]().union(*(samples[index].query.outputs for index in painted))
         regions = [region for one in painted.values() for region in one.regions]
         layout = self._maps.layout(outputs, num_pixels(regions), len(regions))
         maps = MapBuffer(layout, self._device)

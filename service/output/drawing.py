@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.datatypes import Image, Output, Prediction, SizeHW
+from service.datatypes import AnyMap, Image, Output, Prediction, RawMap, SizeHW
 from service.output.figures import Figure, choose_figures
 from service.output.media import NPY
 from service.output.palettes import colours_of
 from service.output.placement import Grid, Placement
-from service.output.presets import Drawing, Style
+from service.output.presets import Drawing, Preset, Style
 from service.output.textures import look_up_texels
 
 Canvas: TypeAlias = NDArray[np.uint8]
@@ -49,9 +49,10 @@ def draw(style: Style, prediction: Prediction, scenery: Scenery) -> NDArray[Any]
     )
     match style.preset.drawing:
         case Drawing.CHANNELS:
-            return _draw_channels(figures, grid, style.preset.channels)
+            return _draw_channels(figures, grid, style.preset)
         case Drawing.UV:
-            uv_2HW = _draw_uv(figures, grid)
+            is_raw = RawMap.UV in style.preset.needs["chart"]
+            uv_2HW = _draw_uv(figures, grid, RawMap.UV if is_raw else Output.UV)
             return uv_2HW.astype(np.float64) if style.preset.media_type == NPY else uv_2HW
     canvas = _background(style, size_hw, scenery.photo)
     for figure in figures:
@@ -62,24 +63,24 @@ def draw(style: Style, prediction: Prediction, scenery: Scenery) -> NDArray[Any]
     return canvas
 
 
-def _draw_channels(
-    figures: Sequence[Figure], grid: Grid, channels: Sequence[str]
-) -> NDArray[np.uint8]:
+def _draw_channels(figures: Sequence[Figure], grid: Grid, preset: Preset) -> NDArray[np.uint8]:
+    channels = preset.channels
     shape = grid.size_hw if len(channels) == 1 else (*grid.size_hw, len(channels))
     canvas = np.zeros(shape, np.uint8)
     for figure in figures:
         place = grid.place(figure.instance.region_xywh)
         values = [figure.channel(name) for name in channels]
         samples = values[0] if len(values) == 1 else np.asarray(cv2.merge(values))
-        place.paint(canvas, samples, figure.mask())
+        mask = figure.mask()
+        place.paint(canvas, samples, np.full_like(mask, 255) if preset.fills_box else mask)
     return canvas
 
 
-def _draw_uv(figures: Sequence[Figure], grid: Grid) -> NDArray[np.float32]:
+def _draw_uv(figures: Sequence[Figure], grid: Grid, name: AnyMap) -> NDArray[np.float32]:
     canvas = np.zeros((2, *grid.size_hw), np.float32)
     for figure in figures:
         place, mask = grid.place(figure.instance.region_xywh), figure.mask()
-        for plane_HW, plane_hw in zip(canvas, figure.instance.maps[Output.UV].samples, strict=True):
+        for plane_HW, plane_hw in zip(canvas, figure.instance.maps[name].samples, strict=True):
             place.paint(plane_HW, plane_hw, mask)
     return canvas
 

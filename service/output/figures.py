@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.datatypes import Instance, Map, Output
+from service.datatypes import Instance, Map, Output, RawMap
 from service.output.palettes import values_of
 
 
@@ -36,7 +36,7 @@ class Figure:
                 index = 1 + "UV".index(name)
                 return _plane(self.instance.maps[Output.IUV], index)
             case "U stretched" | "V stretched":
-                stretched_2hw = _stretch(self.instance.maps[Output.UV].samples)
+                stretched_2hw = _stretch(self.instance.maps[RawMap.UV].samples)
                 return np.asarray(stretched_2hw["UV".index(name[0])])
             case "255 I / 24":
                 return values_of(self._labels())
@@ -77,7 +77,11 @@ def _area(instance: Instance) -> float:
 
 
 def _stretch(uv_2hw: NDArray[Any]) -> NDArray[np.uint8]:
-    """U and V from the least to the greatest value of both in the region, to 0..255."""
+    """U and V from the least to the greatest value of both in the region, to 0..255.
+
+    As the network gives them, not clamped, with the 0 off the body among them.
+    Leffa, leffa_utils/densepose_predictor.py: predict_iuv
+    """
     low, high = uv_2hw.min(), uv_2hw.max()
     if low == high:
         return np.zeros(uv_2hw.shape, np.uint8)

@@ -64,6 +64,7 @@ def measure_parts(instance: Instance, groups: Mapping[str, tuple[int, ...]]) -> 
                 ),
                 pixels / num_body,
                 {
+                    # The mask leaves out all that is off the body, which means nothing.
                     name.partition(".")[2]: (map_.offset or 0.0)
                     + (map_.scale or 0.0) * cv2.mean(map_.samples, mask_hw)[0]
                     for name, map_ in instance.maps.items()

@@ -20,14 +20,15 @@ from service.assembly import build_metrics
 from service.client.exchange import check_address, key_headers
 from service.errors import InvalidParameter
 from service.logs import configure_logging
+from service.output.preset_table import PRESETS, find_tools
 from service.predict import in_process, over_http
 from service.predict.describing import CannotGoOn, Describe
-from service.predict.files import STANDARD_INPUT, find_sources
+from service.predict.files import STANDARD_INPUT, Job, find_sources
 from service.predict.folder import FAILURES, STATE, AnotherRun, Results, has_record, open_results
-from service.predict.jobs import Failure, Job, Jobs, plan_jobs
+from service.predict.jobs import Failure, Jobs, plan_jobs
 from service.predict.options import KEY_VARIABLE, PARAMETERS
 from service.predict.progress import RunProgress, Tally
-from service.predict.recipes import DATA_SETS, Form, Recipe, plain
+from service.predict.recipes import DATA_SETS, Form, Recipe, for_tool, plain
 from service.predict.run import Run
 from service.settings import Settings
 
@@ -84,6 +85,8 @@ def _check(chosen: argparse.Namespace, settings: Settings, usage: Usage) -> Aske
     """What was chosen, or the end of the process where it makes no sense."""
     named = {name: getattr(chosen, name) for name, _, _ in PARAMETERS}
     wishes = {name: value for name, value in named.items() if value is not None}
+    if chosen.tool is not None:
+        wishes = {**_of_tool(chosen, usage), **wishes}
     has_maps = not {"outputs", "parts"}.isdisjoint(wishes)
     form: Form = chosen.format or ("files" if has_maps else "picture")
     given = [name for name in DECIDED_BY_DATA_SET if getattr(chosen, name) is not None]
@@ -119,6 +122,21 @@ def _check(chosen: argparse.Namespace, settings: Settings, usage: Usage) -> Aske
         api_key=None if chosen.server is None else _check_server(chosen, usage),
         concurrency=chosen.concurrency,
     )
+
+
+def _of_tool(chosen: argparse.Namespace, usage: Usage) -> dict[str, str]:
+    """What a tool asks for, or the end of the process where that is not one thing."""
+    if chosen.naming != "plain":
+        usage(f"--for: --naming {chosen.naming} decides this")
+    found = find_tools(chosen.tool)
+    if not found:
+        names = {tool.name for preset in PRESETS.values() for tool in preset.tools}
+        usage(f"--for: no such tool: {', '.join(sorted(names, key=str.casefold))}")
+    meant = [one for one in found if chosen.render in {None, one[0].name}]
+    if len(meant) != 1:
+        renders = ", ".join(preset.name for preset, _ in found)
+        usage(f"--for: {chosen.tool} reads {renders}: choose one with --render")
+    return for_tool(*meant[0])
 
 
 def _check_server(chosen: argparse.Namespace, usage: Usage) -> str | None:
