@@ -14,6 +14,7 @@ from service.api.backend import Backend, ModelStatus
 from service.api.densepose import Limits, Threads
 from service.api.key_file import KeyFile
 from service.api.keys import Key
+from service.api.origins import Origins
 from service.engine import Engine, Models, QueueLimits
 from service.errors import InvalidSetting
 from service.metrics import Metrics
@@ -70,7 +71,7 @@ def assemble(
         ),
         metrics=metrics,
         access=Access(_keys(settings), settings.admin_key),
-        cors_origins=settings.cors_origins,
+        origins=Origins(settings.cors_origins, settings.known_hosts),
         threads=build_threads(),
         lifespan=engine.lifespan,
     )

@@ -123,6 +123,7 @@ def run_server(
     *,
     host: str,
     port: int,
+    keep_alive_ms: int,
     drain_delay_ms: int,
     shutdown_timeout_ms: int,
 ) -> None:
@@ -147,6 +148,8 @@ def run_server(
         log_config=None,
         access_log=False,
         server_header=False,
+        # Whole seconds to its type, and any to the timer that it is for.
+        timeout_keep_alive=cast("int", keep_alive_ms / 1000),
         # Of connections; by then every accepted request has ended.
         timeout_graceful_shutdown=-(-shutdown_timeout_ms // 1000),
     )

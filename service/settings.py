@@ -1,6 +1,5 @@
 """What an operator may choose: environment variables `DENSEPOSE_*`, read once."""
 
-import ipaddress
 import re
 import sys
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model_store.catalogue import ZOO_URL
 from model_store.store import default_folder
+from service.api.hosts import is_loopback, parse_authority
 from service.api.keys import Key, parse_keys
 from service.errors import InvalidSetting
 from service.whole_number import whole_number
@@ -61,18 +61,11 @@ def _log_format() -> LogFormat:
 
 def _download(values: dict[str, Any]) -> Download:
     has_keys = bool(values["api_keys"]) or values["api_keys_file"] is not None
-    return "any" if has_keys or _is_loopback(values["host"]) else "preload"
+    return "any" if has_keys or is_loopback(values["host"]) else "preload"
 
 
 def _preload(values: dict[str, Any]) -> tuple[str, ...]:
     return (values["default_model"],)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _split_list(value: Any) -> Any:
@@ -86,6 +79,14 @@ def _keys(value: Any) -> tuple[Key, ...]:
         return parse_keys(value) if isinstance(value, str) else value
     except ValueError as error:
         raise PydanticCustomError("keys", "{reason}", {"reason": str(error)}) from None
+
+
+def _host(value: str) -> str:
+    """The name as it is compared with `Host`; of `*.example.org` as of a name."""
+    authority = parse_authority(value)
+    if authority is None or not authority.name or authority.port is not None:
+        raise PydanticCustomError("host", "has no name of a host: write it without scheme and port")
+    return authority.name
 
 
 def _lower(value: Any) -> Any:
@@ -146,6 +147,9 @@ Number: TypeAlias = Annotated[int, BeforeValidator(_number)]
 Positive: TypeAlias = Annotated[Number, Field(ge=1)]
 NotNegative: TypeAlias = Annotated[Number, Field(ge=0)]
 Location: TypeAlias = Annotated[Path, AfterValidator(_without_tilde)]
+Hosts: TypeAlias = Annotated[
+    tuple[Annotated[str, AfterValidator(_host)], ...], NoDecode, BeforeValidator(_split_list)
+]
 
 
 class Settings(BaseSettings):
@@ -171,7 +175,13 @@ class Settings(BaseSettings):
     admin_key: Annotated[str, BeforeValidator(_lower), AfterValidator(_digest)] | None = None
     # Whose pages may ask from a browser: origins as https://example.org, or *.
     cors_origins: Names = ()
+    # What Host may say beside this machine's own names for itself: *.example.org is any name below
+    # it, * any at all. Empty: no more for a server that only this machine reaches, without keys, as
+    # pages under any name reach it too, and any for all others.
+    allowed_hosts: Hosts = ()
     max_connections: Positive = 1000
+    # How long a connection may be idle, if no new one needs its place.
+    keep_alive_ms: Positive = 75_000
 
     # Models.
     model_store: Location = Field(default_factory=default_folder)
@@ -226,8 +236,17 @@ class Settings(BaseSettings):
     @property
     def is_open(self) -> bool:
         """Whether anybody may ask who reaches this machine, without a key."""
-        has_keys = bool(self.api_keys) or self.api_keys_file is not None
-        return not (has_keys or _is_loopback(self.host))
+        return not (self._has_keys or is_loopback(self.host))
+
+    @property
+    def known_hosts(self) -> tuple[str, ...]:
+        """The names of the service, as `allowed_hosts` has them, or follow from its being empty."""
+        is_private = is_loopback(self.host) and not self._has_keys
+        return self.allowed_hosts if self.allowed_hosts or is_private else ("*",)
+
+    @property
+    def _has_keys(self) -> bool:
+        return bool(self.api_keys) or self.api_keys_file is not None
 
     def public(self) -> dict[str, Any]:
         """The settings as they may be logged: without passwords and keys."""

@@ -249,3 +249,38 @@ def test_beyond_this_machine_only_keys_close_the_door(monkeypatch, variables, is
     for name, value in variables.items():
         monkeypatch.setenv(f"DENSEPOSE_{name}", value)
     assert read_settings().is_open is is_open
+
+
+@pytest.mark.parametrize(
+    ("variables", "known_hosts"),
+    [
+        ({}, ()),
+        ({"HOST": "::1", "ADMIN_KEY": "0" * 64}, ()),
+        ({"API_KEYS": f"alice={'0' * 64}"}, ("*",)),
+        ({"API_KEYS_FILE": "keys"}, ("*",)),
+        ({"HOST": "0.0.0.0"}, ("*",)),
+        (
+            {"HOST": "0.0.0.0", "ALLOWED_HOSTS": "A.example., *.b.example"},
+            ("a.example", "*.b.example"),
+        ),
+        ({"ALLOWED_HOSTS": "[2001:DB8::0:1]"}, ("[2001:db8::1]",)),
+        ({"ALLOWED_HOSTS": "*"}, ("*",)),
+    ],
+)
+def test_any_name_leads_to_a_server_that_others_reach_or_that_knows_its_clients(
+    monkeypatch, variables, known_hosts
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(f"DENSEPOSE_{name}", value)
+    assert read_settings().known_hosts == known_hosts
+
+
+@pytest.mark.parametrize("value", ["a.example:80", "http://a.example", "::1", "a b", "a.example/x"])
+def test_an_allowed_host_is_a_name_alone(monkeypatch, value):
+    monkeypatch.setenv("DENSEPOSE_ALLOWED_HOSTS", value)
+    with pytest.raises(InvalidSetting, match="DENSEPOSE_ALLOWED_HOSTS"):
+        read_settings()
+
+
+def test_a_connection_may_be_idle_for_longer_than_common_balancers_keep_it():
+    assert read_settings().keep_alive_ms == 75_000
