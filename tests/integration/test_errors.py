@@ -3,6 +3,7 @@
 import base64
 import json
 import struct
+import threading
 import zlib
 from pathlib import Path
 
@@ -290,6 +291,20 @@ def test_a_request_that_is_out_of_time_costs_the_device_nothing(service):
     response = service.ask(picture((500, 500)), params={"timeout_ms": 1})
     assert problem_of(response)["code"] == "deadline_exceeded"
     assert service.device.asked == []
+
+
+@pytest.mark.parametrize("size", [(8, 10), (200, 200)])
+def test_a_request_ends_with_its_time_also_where_no_thread_is_free_for_it(make_service, size):
+    service = make_service(timeout_ms=300)
+    is_over = threading.Event()
+    busy = [service.decoders.submit(is_over.wait, 30) for _ in range(4)]
+    form = {"image": picture(size, "BMP")}
+    try:
+        response = service.client.post("/v1/densepose", files=form)
+        assert problem_of(response)["code"] == "deadline_exceeded"
+        assert not any(each.done() for each in busy)
+    finally:
+        is_over.set()
 
 
 def test_only_the_served_models_exist(make_service):
