@@ -83,10 +83,12 @@ def _keys(value: Any) -> tuple[Key, ...]:
 
 def _host(value: str) -> str:
     """The name as it is compared with `Host`; of `*.example.org` as of a name."""
-    authority = parse_authority(value)
+    authority = parse_authority(value.removeprefix("*."))
     if authority is None or not authority.name or authority.port is not None:
         raise PydanticCustomError("host", "has no name of a host: write it without scheme and port")
-    return authority.name
+    if "*" in authority.name and value != "*":
+        raise PydanticCustomError("host", "has a * that is not the whole name before a dot")
+    return f"*.{authority.name}" if value.startswith("*.") else authority.name
 
 
 def _lower(value: Any) -> Any:

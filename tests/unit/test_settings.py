@@ -275,7 +275,20 @@ def test_any_name_leads_to_a_server_that_others_reach_or_that_knows_its_clients(
     assert read_settings().known_hosts == known_hosts
 
 
-@pytest.mark.parametrize("value", ["a.example:80", "http://a.example", "::1", "a b", "a.example/x"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "a.example:80",
+        "http://a.example",
+        "::1",
+        "a b",
+        "a.example/x",
+        "*a.example",
+        "a.*",
+        "*.*",
+        "*.",
+    ],
+)
 def test_an_allowed_host_is_a_name_alone(monkeypatch, value):
     monkeypatch.setenv("DENSEPOSE_ALLOWED_HOSTS", value)
     with pytest.raises(InvalidSetting, match="DENSEPOSE_ALLOWED_HOSTS"):
