@@ -33,7 +33,7 @@ from service.api.pieces import Draft
 from service.api.plan import Plan, plan_answer
 from service.api.record import STAGES
 from service.api.room import AnswerRoom
-from service.datatypes import Image, Instance, Map, Output, Prediction, SizeHW
+from service.datatypes import AnyMap, Image, Instance, Map, Output, Prediction, RawMap, SizeHW
 from service.errors import AnswerTooLarge, ServiceError
 from service.output.chunks import gzip_of
 from service.output.drawing import Scenery
@@ -284,18 +284,21 @@ def maps_of(case: Case, plan: Plan, size_hw: SizeHW) -> dict[str, Map]:
     return maps
 
 
-def made_up(output: Output, content: str, size_hw: SizeHW) -> Iterator[tuple[str, NDArray[Any]]]:
+def made_up(output: AnyMap, content: str, size_hw: SizeHW) -> Iterator[tuple[str, NDArray[Any]]]:
     """The maps of an output, by their names."""
     match output:
         case Output.CONFIDENCE:
             for name in CONFIDENCES:
                 yield f"{output}.{name}", samples_of(content, size_hw, np.uint16)
+        case RawMap.CONFIDENCE:
+            for name in CONFIDENCES:
+                yield f"{output}.{name}", floats_of(content, size_hw, np.float32)
         case Output.EMBEDDING:
             yield "embedding", floats_of(content, (16, 112, 112), np.float16)
             yield "coarse_logits", floats_of(content, (2, 112, 112), np.float16)
         case Output.TEXTURE:
             yield str(output), samples_of(content, (1200, 800, 4), np.uint8)
-        case Output.UV:
+        case Output.UV | RawMap.UV:
             yield str(output), floats_of(content, (2, *size_hw), np.float32)
         case Output.IUV | Output.IUV16 | Output.VERTEX_COLOURS:
             dtype = np.uint16 if output is Output.IUV16 else np.uint8

@@ -36,6 +36,19 @@ class Output(StrEnum):
     EMBEDDING = "embedding"
 
 
+class RawMap(StrEnum):
+    """What a chart model's head says before it becomes an output; renders and dumps are made of it.
+
+    `UV` is not clamped; of `CONFIDENCE`, those of one channel are there off the body too.
+    """
+
+    UV = "raw_uv"
+    CONFIDENCE = "raw_confidence"
+
+
+AnyMap: TypeAlias = Output | RawMap
+
+
 # The squares of a texture, one for each part, six in a column and four in a row; part by part down
 # the columns. DensePose/DensePoseData/demo_data/texture_atlas_200.png
 TEXTURE_ROWS, TEXTURE_COLUMNS = 6, 4
@@ -64,7 +77,7 @@ class Query:
     Boxes, given or found, grow by the share `box_expand` of their sides before they are described.
     """
 
-    outputs: frozenset[Output]
+    outputs: frozenset[AnyMap]
     min_score: float = 0.5
     max_instances: int = 20
     boxes_xyxy: tuple[BoxXYXY, ...] | None = None
@@ -102,13 +115,19 @@ class Map:
 
     `samples` is uint8 or uint16, [h, w] or [h, w, 3], in the instance's region; of `uv` float32
     [2, h, w], 0..1; of `texture` uint8 [6 N, 4 N, 4], channels R, G, B, coverage; of `embedding`
-    and `coarse_logits` float16 [C, 112, 112]. Quantized samples carry `scale` and `offset`:
-    value = offset + scale * sample.
+    and `coarse_logits` float16 [C, 112, 112]; of raw maps float32. Quantized samples carry `scale`
+    and `offset`: sample 0 is off the body, any other means offset + scale * sample.
     """
 
     samples: NDArray[Any]
     scale: float | None = None
     offset: float | None = None
+
+    def values(self) -> NDArray[Any]:
+        """The samples or, where they are quantized, what they mean in float32: 0.0 off the body."""
+        if self.scale is None or self.offset is None:
+            return self.samples
+        return dequantize(self.samples, scale=self.scale, offset=self.offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,3 +166,8 @@ def region_of(box_xyxy: BoxXYXY) -> RegionXYWH:
     """
     x0, y0, x1, y1 = box_xyxy
     return int(x0), int(y0), max(int(x1 - x0), 1), max(int(y1 - y0), 1)
+
+
+def dequantize(samples: NDArray[Any], *, scale: float, offset: float) -> NDArray[np.float32]:
+    """What quantized samples mean, in float32; 0.0 where they are 0, which is off the body."""
+    return np.where(samples > 0, offset + scale * samples, 0.0).astype(np.float32)

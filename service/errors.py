@@ -31,6 +31,14 @@ class Forbidden(ServiceError):
     """The key may not do this, or nobody may: no admin key is set."""
 
 
+class ForbiddenOrigin(ServiceError):
+    """A web page of another origin may not use the service."""
+
+
+class UnknownHost(ServiceError):
+    """The service does not go by the name that it is asked under."""
+
+
 class NotAcceptable(ServiceError):
     """None of the representations that the client accepts can be given."""
 

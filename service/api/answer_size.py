@@ -12,7 +12,6 @@ from service.api.capabilities import (
 from service.api.plan import Plan
 from service.datatypes import Output, Query, RegionXYWH, SizeHW, region_of
 from service.output.canvas import covers_image
-from service.output.dump import CONFIDENCES
 from service.output.media import JSON, NPY
 from service.output.presets import Drawing, Style
 
@@ -70,11 +69,11 @@ class AnswerSize:
     def _render(self, style: Style, regions: Sequence[RegionXYWH]) -> int:
         preset = style.preset
         if preset.drawing is Drawing.DUMP:
-            if self.plan.card.kind == "cse":
-                samples = BYTES_PER_INSTANCE[Output.EMBEDDING] // 2 * len(regions)
-                return (FLOAT_BYTES + 2) * samples
-            fields = {*self.plan.card.architecture.confidence_fields} & {*CONFIDENCES}
-            return FLOAT_BYTES * len(fields) * _area(regions)
+            if self.plan.card.kind == "chart":
+                # The maps themselves are what is written.
+                return 0
+            samples = BYTES_PER_INSTANCE[Output.EMBEDDING] // 2 * len(regions)
+            return (FLOAT_BYTES + 2) * samples
         if not preset.has_samples:
             return 0
         width, height = style.size_wh or self.image_size_hw[::-1]

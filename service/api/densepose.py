@@ -194,8 +194,11 @@ class DensePose:
     ) -> _Task:
         """Everything before the device."""
         record, limits = record_of(request.scope), self._limits
-        with record.timed("read"):
-            submission = await _run_if_large(record.body_bytes or 0, self._threads.decoders, parse)
+        # What the client allows stands in what is read here.
+        async with _until(record.arrived_s + limits.timeout_ms / 1000):
+            with record.timed("read"):
+                num_bytes = record.body_bytes or 0
+                submission = await _run_if_large(num_bytes, self._threads.decoders, parse)
         parameters = check_parameters([*request.query_params.multi_items(), *submission.parameters])
         plan = plan_answer(
             parameters,

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from model_store.catalogue import ModelCard, find_model
-from service.api.capabilities import BYTES_PER_INSTANCE, outputs_of, tells_its_mask
+from service.api.capabilities import BYTES_PER_INSTANCE, maps_of, outputs_of, tells_its_mask
 from service.api.parameters import Parameters
 from service.api.styling import style_for
-from service.datatypes import BoxXYXY, Output, Query, SizeHW
+from service.datatypes import AnyMap, BoxXYXY, Output, Query, SizeHW
 from service.errors import InvalidParameter, NotAcceptable, UnsupportedOutput
 from service.output.media import NPZ, PNG
 from service.output.presets import Style
@@ -48,9 +48,9 @@ class Plan:
         return style.background in {"photo", "grey"}
 
     @property
-    def needed_outputs(self) -> frozenset[Output]:
+    def needed_outputs(self) -> frozenset[AnyMap]:
         """What the device has to give for all of it, and no more."""
-        needed = frozenset(self.outputs)
+        needed: frozenset[AnyMap] = frozenset(self.outputs)
         if self.style is not None:
             needed |= self.style.preset.needs[self.card.kind]
         if self.parameters.parts is not None:
@@ -58,13 +58,13 @@ class Plan:
         if self.parameters.points is not None:
             is_chart = self.card.kind == "chart"
             needed |= {Output.LABELS, Output.UV} if is_chart else {Output.VERTICES}
-        needed &= frozenset(outputs_of(self.card))
+        needed &= frozenset(maps_of(self.card))
         if self.outputs and self.is_whole_image and not self._is_mask_told(needed):
             # It tells which pixels of the region are the instance's own.
             needed |= {Output.MASK}
         return needed
 
-    def _is_mask_told(self, needed: frozenset[Output]) -> bool:
+    def _is_mask_told(self, needed: frozenset[AnyMap]) -> bool:
         if Output.CONFIDENCE in self.outputs:
             # The device itself needs it for the range that all instances share.
             return False

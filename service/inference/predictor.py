@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model_store.catalogue import ModelCard
 from service.datatypes import (
+    AnyMap,
     Instance,
     Map,
     Output,
@@ -178,7 +179,7 @@ class Predictor:
         clock: StageClock,
     ) -> MapBuffer:
         """The maps of the images to be painted, chunk after chunk of their boxes."""
-        outputs = frozenset[Output]().union(*(samples[index].query.outputs for index in painted))
+        outputs = frozenset[AnyMap]().union(*(samples[index].query.outputs for index in painted))
         regions = [region for one in painted.values() for region in one.regions]
         layout = self._maps.layout(outputs, num_pixels(regions), len(regions))
         maps = MapBuffer(layout, self._device)

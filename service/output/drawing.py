@@ -3,7 +3,7 @@
 Everything is R, G, B here, but for the photo, which is B, G, R as it was decoded.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from service.datatypes import Image, Output, Prediction, SizeHW
+from service.datatypes import AnyMap, Image, Output, Prediction, RawMap, SizeHW
 from service.output.chunks import Count, count_nothing
 from service.output.figures import Figure, choose_figures
 from service.output.media import NPY
 from service.output.palettes import colours_of
 from service.output.placement import Grid, Placement
-from service.output.presets import Drawing, Style
+from service.output.presets import Drawing, Preset, Style
 from service.output.textures import look_up_texels
 
 Canvas: TypeAlias = NDArray[np.uint8]
@@ -59,10 +59,12 @@ def draw(
     )
     match style.preset.drawing:
         case Drawing.CHANNELS:
-            return _draw_channels(_strips_of(figures, count), grid, style.preset.channels)
+            return _draw_channels(_strips_of(figures, count), grid, style.preset)
         case Drawing.UV:
             dtype = np.float64 if style.preset.media_type == NPY else np.float32
-            return _draw_uv(_strips_of(figures, count), grid, dtype)
+            is_raw = RawMap.UV in style.preset.needs["chart"]
+            name: AnyMap = RawMap.UV if is_raw else Output.UV
+            return _draw_uv(_strips_of(figures, count), grid, name, dtype)
     canvas = _background(style, size_hw, scenery.photo)
     if style.preset.drawing is Drawing.BOXES:
         for figure in figures:
@@ -73,24 +75,24 @@ def draw(
     return canvas
 
 
-def _draw_channels(
-    strips: Iterable[Figure], grid: Grid, channels: Sequence[str]
-) -> NDArray[np.uint8]:
+def _draw_channels(strips: Iterable[Figure], grid: Grid, preset: Preset) -> NDArray[np.uint8]:
+    channels = preset.channels
     shape = grid.size_hw if len(channels) == 1 else (*grid.size_hw, len(channels))
     canvas = np.zeros(shape, np.uint8)
     for figure in strips:
         place = grid.place(figure.instance.region_xywh)
         values = [figure.channel(name) for name in channels]
         samples = values[0] if len(values) == 1 else np.asarray(cv2.merge(values))
-        place.paint(canvas, samples, figure.mask())
+        mask = figure.mask()
+        place.paint(canvas, samples, np.full_like(mask, 255) if preset.fills_box else mask)
     return canvas
 
 
-def _draw_uv(strips: Iterable[Figure], grid: Grid, dtype: DTypeLike) -> NDArray[Any]:
+def _draw_uv(strips: Iterable[Figure], grid: Grid, name: AnyMap, dtype: DTypeLike) -> NDArray[Any]:
     canvas: NDArray[Any] = np.zeros((2, *grid.size_hw), dtype)
     for figure in strips:
         place, mask = grid.place(figure.instance.region_xywh), figure.mask()
-        for plane_HW, plane_hw in zip(canvas, figure.instance.maps[Output.UV].samples, strict=True):
+        for plane_HW, plane_hw in zip(canvas, figure.instance.maps[name].samples, strict=True):
             place.paint(plane_HW, plane_hw.astype(dtype, copy=False), mask)
     return canvas
 

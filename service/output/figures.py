@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.datatypes import Instance, Map, Output
+from service.datatypes import Instance, Map, Output, RawMap
 from service.output.palettes import values_of
 from service.output.strips import mask_of, strips_of
 
@@ -26,8 +26,8 @@ class Figure:
     def strips(self) -> Iterator["Figure"]:
         """The figure from top to bottom, in parts of few pixels."""
         whole = self
-        if Output.UV in self.instance.maps:
-            whole = replace(self, uv_range=_range_of(self.instance.maps[Output.UV].samples))
+        if RawMap.UV in self.instance.maps:
+            whole = replace(self, uv_range=_range_of(self.instance.maps[RawMap.UV].samples))
         for instance in strips_of(self.instance):
             yield replace(whole, instance=instance)
 
@@ -44,7 +44,7 @@ class Figure:
                 index = 1 + "UV".index(name)
                 return _plane(self.instance.maps[Output.IUV], index)
             case "U stretched" | "V stretched":
-                uv_2hw = self.instance.maps[Output.UV].samples
+                uv_2hw = self.instance.maps[RawMap.UV].samples
                 low, high = self.uv_range or _range_of(uv_2hw)
                 return _stretch(uv_2hw["UV".index(name[0])], low, high)
             case "255 I / 24":
@@ -90,7 +90,11 @@ def _range_of(uv_2hw: NDArray[Any]) -> tuple[np.float32, np.float32]:
 
 
 def _stretch(plane_hw: NDArray[Any], low: np.float32, high: np.float32) -> NDArray[np.uint8]:
-    """U or V from the least to the greatest value of both in the region, to 0..255."""
+    """U or V from the least to the greatest value of both in the region, to 0..255.
+
+    As the network gives them, not clamped, with the 0 off the body among them.
+    Leffa, leffa_utils/densepose_predictor.py: predict_iuv
+    """
     if low == high:
         return np.zeros(plane_hw.shape, np.uint8)
     return np.asarray((plane_hw - low) / (high - low) * 255).astype(np.uint8)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.datatypes import Instance, Map, Output
+from service.datatypes import Instance, Map, Output, RawMap
 
 # Of a strip; one row may have more, as a picture may be one row.
 MAX_PIXELS = 2**18
@@ -71,6 +71,6 @@ def _part(instance: Instance, rows: slice, columns: slice) -> Instance:
 def _cut(name: str, map_: Map, rows: slice, columns: slice) -> NDArray[Any]:
     if name in {Output.TEXTURE, Output.EMBEDDING, "coarse_logits"}:
         return map_.samples
-    if name == Output.UV:
+    if name in {Output.UV, RawMap.UV}:
         return map_.samples[:, rows, columns]
     return map_.samples[rows, columns]

@@ -15,6 +15,7 @@ from service.api.access import Access
 from service.api.application import create_application
 from service.api.backend import Backend, ModelStatus
 from service.api.densepose import Limits, Threads
+from service.api.origins import Origins
 from service.metrics import Metrics
 from tests.integration.stand_in import StandIn
 
@@ -85,7 +86,13 @@ def picture(size=(WIDTH, HEIGHT), file_format="PNG", **options) -> bytes:
 
 
 def build_service(
-    *, cards=None, default_model="demo", access=None, cors_origins=(), **changes
+    *,
+    cards=None,
+    default_model="demo",
+    access=None,
+    cors_origins=(),
+    allowed_hosts=("*",),
+    **changes,
 ) -> Service:
     """A service of its own; the changes are to LIMITS."""
     cards = load_catalogue() if cards is None else cards
@@ -110,7 +117,7 @@ def build_service(
         metrics=metrics,
         threads=Threads(decoders, large_decoders, encoders),
         access=access or Access(),
-        cors_origins=cors_origins,
+        origins=Origins(cors_origins, allowed_hosts),
     )
     return Service(
         app, TestClient(app), device, metrics, decoders, encoders, large_decoders, health

@@ -7,7 +7,7 @@ from model_store.errors import UnknownModel
 from service.api.capabilities import bytes_per_pixel, outputs_of
 from service.api.parameters import check_parameters
 from service.api.plan import plan_answer, query_for
-from service.datatypes import Output
+from service.datatypes import Output, RawMap
 from service.errors import InvalidParameter, NotAcceptable, UnsupportedOutput
 
 CHART = ModelCard(id="chart", group="test", architecture=Architecture(), aliases=("Chart-Alias",))
@@ -236,9 +236,9 @@ def test_a_render_needs_its_own_maps_and_no_others():
 
 def test_a_dump_has_the_confidences_of_models_that_have_them():
     asked = query(media_type=NPZ, render="dump-npz", model="confident", layout="image")
-    assert asked.outputs == {Output.LABELS, Output.UV, Output.CONFIDENCE}
+    assert asked.outputs == {Output.LABELS, RawMap.UV, RawMap.CONFIDENCE}
     assert not asked.is_confidence_range_shared
-    assert query(render="dump-npz").outputs == {Output.LABELS, Output.UV}
+    assert query(render="dump-npz").outputs == {Output.LABELS, RawMap.UV}
     assert query(render="dump-npz", model="animals").outputs == {Output.EMBEDDING}
 
 

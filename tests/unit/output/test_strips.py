@@ -21,7 +21,9 @@ def test_strips_make_up_the_instance_and_are_views(cut, max_pixels, monkeypatch)
         for name, map_ in strip.maps.items():
             assert np.shares_memory(map_.samples, whole.maps[name].samples)
             here = (slice(top - y, top - y + h), slice(left - x, left - x + w))
-            put_together[name][(slice(None), *here) if name == "uv" else here] = map_.samples
+            put_together[name][(slice(None), *here) if name in {"uv", "raw_uv"} else here] = (
+                map_.samples
+            )
     assert num_pixels == width * height
     for name, samples in put_together.items():
         np.testing.assert_array_equal(samples, whole.maps[name].samples)
