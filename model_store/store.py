@@ -23,7 +23,7 @@ from model_store.convert import read_apart, time_limit_s
 from model_store.download import Progress, count_bytes
 from model_store.errors import CheckpointUnavailable, ModelNotAdded
 from model_store.fetching import absence, fetch
-from model_store.locking import StillLocked, is_locked, locked
+from model_store.locking import is_locked, locked
 from model_store.model_files import Digest, ModelFiles, sync
 from model_store.own_models import (
     CARD_FILE,
@@ -33,7 +33,7 @@ from model_store.own_models import (
     read_own_cards,
     write_own_model,
 )
-from model_store.unpickling import printable
+from model_store.plain_files import count_plain_bytes, refuse_link
 
 _logger = logging.getLogger(__name__)
 
@@ -51,7 +51,11 @@ class StoredState:
 
 
 def default_folder() -> Path:
-    """The store in the user's cache folder."""
+    """The store in the user's cache folder.
+
+    Raises:
+        RuntimeError: the user has no home folder.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # The XDG specification has a relative path ignored.
     return (cache if cache.is_absolute() else Path.home() / ".cache") / "densepose-serving"
@@ -95,7 +99,7 @@ class ModelStore:
         files = self._files(card)
         if files.checkpoint.is_file():
             return StoredState("stored", files.count_bytes())
-        num_bytes = count_bytes(files.partial)
+        num_bytes = count_plain_bytes(files.partial)
         is_arriving = num_bytes > 0 and is_locked(self._lock_path(card.id))
         return StoredState("downloading" if is_arriving else "absent", num_bytes)
 
@@ -151,7 +155,7 @@ class ModelStore:
             return
 
         def report_others() -> None:
-            progress(count_bytes(files.partial) or count_bytes(files.checkpoint), None)
+            progress(files.count_bytes_at_work()[0], None)
 
         with _writing(), self._locked_model(files, report_others) as lock:
             fetch(files, progress, is_offline=self._is_offline)
@@ -196,27 +200,26 @@ class ModelStore:
 
         Raises:
             UnknownModel: the catalogue has no model `like`.
-            CheckpointUnavailable: the file cannot be read, or somebody keeps the name's lock.
+            CheckpointUnavailable: the file cannot be read, the folder not written, or somebody
+                keeps the name's lock.
             CheckpointRejected: the file is not a checkpoint of that architecture, or says that it
                 was trained with another configuration.
-            ModelNotAdded: the name is taken or not a name, the sides make no sense, or the folder
-                cannot be written.
+            ModelNotAdded: the name is taken or not a name, or the sides make no sense.
         """
         self._check_name(name)
         model = find_model(self._catalogue, like)
         card = derive_card(name, model, short_side, long_side)
+        if file.exists() and not file.is_file():
+            raise CheckpointUnavailable(f"{file.name} is no file")
         arrays = read_apart(file, lambda: None)
         select_parameters(arrays, shapes)
         check_configuration(arrays, configuration)
-        try:
-            with self._locked(name), self._make_unfinished(name) as unfinished:
-                self._check_name(name)
-                card = write_own_model(unfinished, file, card, model.id)
-                # The whole model or nothing: its name appears with all its files under it.
-                unfinished.rename(self._folder / name)
-                sync(self._folder)
-        except OSError as error:
-            raise ModelNotAdded(f"{name} cannot be stored: {error.strerror}") from error
+        with _writing(), self._locked(name), self._make_unfinished(name) as unfinished:
+            self._check_name(name)
+            card = write_own_model(unfinished, file, card, model.id)
+            # The whole model or nothing: its name appears with all its files under it.
+            unfinished.rename(self._folder / name)
+            sync(self._folder)
         return card
 
     def remove(self, name: str) -> None:
@@ -251,10 +254,10 @@ class ModelStore:
     def _check_name(self, name: str) -> None:
         if not OWN_NAME.fullmatch(name):
             raise ModelNotAdded(
-                f"{printable(name)} cannot be a model's name: use up to 64 letters, digits, dots, "
+                f"{name[:80]!r} cannot be a model's name: use up to 64 letters, digits, dots, "
                 "dashes and underscores, and begin with a letter or digit"
             )
-        if name.lower() in index_names(self.cards) or (self._folder / name).exists():
+        if name.lower() in index_names(self.cards) or os.path.lexists(self._folder / name):
             raise ModelNotAdded(f"the name {name} is taken")
 
     def _lock_path(self, model_id: str) -> Path:
@@ -265,15 +268,15 @@ class ModelStore:
     def _locked_model(
         self, files: ModelFiles, while_waiting: Callable[[], object] = lambda: None
     ) -> Iterator[int]:
-        """Hold the model's lock, unless somebody holds it for whom nothing arrives.
+        """The model's lock, unless somebody holds it for whom nothing arrives.
 
         Raises:
             CheckpointUnavailable: somebody does.
         """
 
-        def look() -> int:
+        def look() -> object:
             while_waiting()
-            return files.count_unfinished_bytes()
+            return files.count_bytes_at_work()
 
         # Whoever converts may take so long before it writes.
         patience_s = time_limit_s(count_bytes(files.checkpoint)) + LOCK_PATIENCE_S
@@ -287,16 +290,18 @@ class ModelStore:
         while_waiting: Callable[[], object] = lambda: None,
         patience_s: float = LOCK_PATIENCE_S,
     ) -> Iterator[int]:
+        """The lock of who changes this model's files, which lie nowhere but in this folder."""
         path = self._lock_path(model_id)
         with ExitStack() as stack:
             try:
-                lock = stack.enter_context(locked(path, while_waiting, patience_s))
-            except StillLocked as error:
+                lock = stack.enter_context(locked(path, while_waiting, timeout_s=patience_s))
+            except TimeoutError as error:
                 raise CheckpointUnavailable(
                     f"another process holds the lock of {model_id}, {_LOCKS}/{path.name} in the "
                     f"model store, and has done nothing for {patience_s:.0f} s: end it, or try "
                     "again when it is done"
                 ) from error
+            refuse_link(self._folder / model_id)
             yield lock
 
     @contextmanager
@@ -306,15 +311,24 @@ class ModelStore:
         Nothing is left of it in the end, nor of those of processes that were killed.
         """
         folder = self._folder / _UNFINISHED
+        # What lies in it is deleted.
+        refuse_link(folder)
         for path in folder.glob("*"):
             with suppress(OSError), locked(self._lock_path(path.name), _refuse_to_wait):
-                shutil.rmtree(path)
+                _delete(path)
         path = folder / name
-        shutil.rmtree(path, ignore_errors=True)
+        _delete(path)
         try:
             yield path
         finally:
-            shutil.rmtree(path, ignore_errors=True)
+            _delete(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

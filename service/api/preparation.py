@@ -64,48 +64,39 @@ class Unprepared:
 
 
 def prepare_unless_large(
-    submission: Submission, plan: Plan, *, max_pixels: int, max_answer_samples: int
+    submission: Submission, plan: Plan, *, max_pixels: int
 ) -> Prepared | Unprepared:
     """The same as `prepare`, unless the pictures are large: these are left as they are."""
-    pictures = _open(submission, plan, max_pixels=max_pixels, max_answer_samples=max_answer_samples)
+    pictures = _open(submission, plan, max_pixels=max_pixels)
     return pictures if pictures.is_large else pictures.prepare()
 
 
-def prepare(
-    submission: Submission, plan: Plan, *, max_pixels: int, max_answer_samples: int
-) -> Prepared:
+def prepare(submission: Submission, plan: Plan, *, max_pixels: int) -> Prepared:
     """The image as the network takes it, and what to ask about it.
 
     Raises:
         ImageTooLarge, UndecodableImage: the image or the atlas.
         InvalidParameter: the boxes or points, or the atlas, do not fit.
-        AnswerTooLarge: the answer would have more samples whatever is in the image.
     """
-    pictures = _open(submission, plan, max_pixels=max_pixels, max_answer_samples=max_answer_samples)
+    pictures = _open(submission, plan, max_pixels=max_pixels)
     return pictures.prepare()
 
 
-def _open(
-    submission: Submission, plan: Plan, *, max_pixels: int, max_answer_samples: int
-) -> Unprepared:
+def _open(submission: Submission, plan: Plan, *, max_pixels: int) -> Unprepared:
     image = open_image(submission.image, max_pixels=max_pixels)
     num_pixels = image.num_pixels
     if submission.atlas is not None:
         with _named("atlas"):
             num_pixels += open_image(submission.atlas, max_pixels=MAX_ATLAS_PIXELS).num_pixels
-    return Unprepared(
-        num_pixels, partial(_prepare, image, submission.atlas, plan, max_answer_samples)
-    )
+    return Unprepared(num_pixels, partial(_prepare, image, submission.atlas, plan))
 
 
-def _prepare(
-    encoded: Encoded, encoded_atlas: bytes | memoryview | None, plan: Plan, max_answer_samples: int
-) -> Prepared:
+def _prepare(encoded: Encoded, encoded_atlas: bytes | memoryview | None, plan: Plan) -> Prepared:
     begun_s = time.monotonic()
     image = encoded.decode()
     atlas = None if encoded_atlas is None else _read_atlas(encoded_atlas)
     decoded_s = time.monotonic()
-    query = query_for(plan, image.size_hw, max_answer_samples=max_answer_samples)
+    query = query_for(plan, image.size_hw)
     short_side, long_side = plan.short_and_long_side
     pixels_hw3 = resize_image(image, short_side=short_side, long_side=long_side)
     return Prepared(

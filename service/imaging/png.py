@@ -35,6 +35,8 @@ def open_png(data: memoryview) -> tuple[PngImageFile, int]:
         end = position + 12 + length
         if kind in _KEPT:
             kept.append(data[position:end])
+        elif kind == b"CgBI":
+            raise UndecodableImage("PNG as Apple's tools store it in apps is not read; undo that.")
         elif kind == b"eXIf":
             orientation = read_orientation(data[position + 8 : end - 4])
         position = end

@@ -9,7 +9,7 @@ from service.api.parameters import check_parameters
 from service.api.plan import plan_answer
 from service.api.preparation import Unprepared, prepare, prepare_unless_large
 from service.api.submission import Submission
-from service.errors import AnswerTooLarge, ImageTooLarge, InvalidParameter, UndecodableImage
+from service.errors import ImageTooLarge, InvalidParameter, UndecodableImage
 
 CARD = ModelCard(id="chart", group="test", architecture=Architecture())
 
@@ -20,7 +20,7 @@ def picture(width, height, mode="RGB"):
     return file.getvalue()
 
 
-def prepared(*, by=prepare, atlas=None, max_pixels=10**6, max_answer_samples=10**9, **given):
+def prepared(*, by=prepare, atlas=None, max_pixels=10**6, **given):
     parameters = check_parameters(given.items())
     plan = plan_answer(
         parameters,
@@ -33,7 +33,6 @@ def prepared(*, by=prepare, atlas=None, max_pixels=10**6, max_answer_samples=10*
         Submission(picture(60, 40), atlas=atlas),
         plan,
         max_pixels=max_pixels,
-        max_answer_samples=max_answer_samples,
     )
 
 
@@ -89,8 +88,6 @@ def test_an_atlas_that_is_none_is_refused_by_its_name(atlas, error):
 def test_what_is_too_much_is_refused_before_the_device():
     with pytest.raises(ImageTooLarge):
         prepared(max_pixels=60 * 40 - 1)
-    with pytest.raises(AnswerTooLarge):
-        prepared(render="boxes", size="400x400", max_answer_samples=400 * 400 * 3 - 1)
 
 
 @pytest.mark.parametrize(("num_pixels", "is_large"), [(60 * 40 + 16 * 24, False), (60 * 40, True)])

@@ -223,8 +223,13 @@ def test_a_process_whose_parent_is_gone_does_not_begin(tmp_path: Path):
 
 def test_a_target_that_cannot_be_written_is_an_error_of_the_disk(tmp_path: Path):
     source = write_checkpoint(tmp_path / "source.pkl", a=np.zeros(2, np.float32))
-    with pytest.raises(OSError, match="No space left"):
-        convert_to(Path("/dev/full"), source)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            convert_to(tmp_path / "target", source)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_source_that_is_not_there_is_unavailable_and_named_without_its_folder(tmp_path: Path):
