@@ -4,6 +4,7 @@ Pillow is given the file with only those tags of its first directory that say ho
 and they are checked: so it neither warns on stderr nor parses what is not asked for.
 """
 
+import math
 import struct
 from io import BytesIO
 
@@ -18,6 +19,7 @@ _IMAGE_WIDTH = 256
 _IMAGE_LENGTH = 257
 _BITS_PER_SAMPLE = 258
 _STRIP_OFFSETS = 273
+_SAMPLES_PER_PIXEL = 277
 _TILE_WIDTH = 322
 _TILE_LENGTH = 323
 _TILE_OFFSETS = 324
@@ -36,8 +38,13 @@ _LISTS = frozenset(
 )
 # Pillow makes a Python object of each.
 _MAX_STRIPS = 65_536
-# A tile is decoded whole, however little of it lies in the picture.
-_MAX_TILE_PIXELS = 4096 * 4096
+# To decompress one takes up to 7 ns, of LZMA. So many are 40 million pixels of RGBA of 8 bits, or
+# 20 million of 16 bits.
+MAX_SAMPLE_BYTES = 160_000_000
+# All tiles together may have so many pixels, or one and a half times the picture's: 40 million in
+# tiles of 1024 x 1024 have a quarter more.
+MAX_TILED_PIXELS = 4096 * 4096
+MAX_TILED_SHARE = 1.5
 
 
 def read_tiff(data: memoryview) -> Picture:
@@ -47,12 +54,16 @@ def read_tiff(data: memoryview) -> Picture:
         tag for tag in directory.entries.keys() & (_NUMBERS | _LISTS) if directory.num_bytes(tag)
     )
     _check(directory, tags, len(data))
-    plain = _with_tags_alone(data, directory, tags)
+    _check_area(directory)
     grey_bits = directory.integer(_BITS_PER_SAMPLE, 16)
     return Picture(
         (directory.integer(_IMAGE_LENGTH), directory.integer(_IMAGE_WIDTH)),
         orientation_of(directory),
-        lambda: read_pixels(TiffImageFile(BytesIO(plain)), grey_bits=grey_bits),
+        lambda: read_pixels(
+            TiffImageFile(BytesIO(_with_tags_alone(data, directory, tags))), grey_bits=grey_bits
+        ),
+        is_costly=True,
+        max_pixels=MAX_SAMPLE_BYTES * 8 // max(_bits_per_pixel(data, directory), 1),
     )
 
 
@@ -69,8 +80,31 @@ def _check(directory: Directory, tags: list[int], num_file_bytes: int) -> None:
             raise UndecodableImage(f"Tag {tag} of the TIFF image should be a single number.")
         if tag in {_STRIP_OFFSETS, _TILE_OFFSETS} and entry.count > _MAX_STRIPS:
             raise UndecodableImage(f"The TIFF image has more than {_MAX_STRIPS} strips or tiles.")
-    if directory.integer(_TILE_WIDTH) * directory.integer(_TILE_LENGTH) > _MAX_TILE_PIXELS:
-        raise UndecodableImage("The TIFF image has tiles of more than 4096 x 4096 pixels.")
+
+
+def _bits_per_pixel(data: memoryview, directory: Directory) -> int:
+    """Of all samples together, each as deep as the first one."""
+    entry = directory.entries.get(_BITS_PER_SAMPLE)
+    bits = directory.integer(_BITS_PER_SAMPLE, 1)
+    if entry is not None and directory.num_bytes(_BITS_PER_SAMPLE) > len(entry.value):
+        (bits,) = struct.unpack_from(
+            f"{directory.byte_order}H", data, directory.offset(_BITS_PER_SAMPLE)
+        )
+    return bits * directory.integer(_SAMPLES_PER_PIXEL, 1)
+
+
+def _check_area(directory: Directory) -> None:
+    """Tiles are decoded whole, however little of them lies in the picture."""
+    size = directory.integer(_IMAGE_WIDTH), directory.integer(_IMAGE_LENGTH)
+    tile = directory.integer(_TILE_WIDTH), directory.integer(_TILE_LENGTH)
+    padded = [
+        -(-whole // part) * part if part else whole for whole, part in zip(size, tile, strict=True)
+    ]
+    if math.prod(padded) > max(MAX_TILED_SHARE * math.prod(size), MAX_TILED_PIXELS):
+        raise UndecodableImage(
+            f"The tiles of the TIFF image have {padded[0]} x {padded[1]} pixels, which is much "
+            f"more than its own {size[0]} x {size[1]}."
+        )
 
 
 def _with_tags_alone(data: memoryview, directory: Directory, tags: list[int]) -> bytes:

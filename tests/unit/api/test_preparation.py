@@ -1,15 +1,19 @@
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from model_store.catalogue import Architecture, ModelCard
 from service.api.parameters import check_parameters
 from service.api.plan import plan_answer
-from service.api.preparation import Unprepared, prepare, prepare_unless_large
+from service.api.preparation import prepare
 from service.api.submission import Submission
 from service.errors import AnswerTooLarge, ImageTooLarge, InvalidParameter, UndecodableImage
+from service.imaging.decoders import Decoders
+from service.metrics import Metrics
 
 CARD = ModelCard(id="chart", group="test", architecture=Architecture())
 
@@ -20,7 +24,7 @@ def picture(width, height, mode="RGB"):
     return file.getvalue()
 
 
-def prepared(*, by=prepare, atlas=None, max_pixels=10**6, max_answer_samples=10**9, **given):
+def prepared(*, atlas=None, max_pixels=10**6, max_answer_samples=10**9, **given):
     parameters = check_parameters(given.items())
     plan = plan_answer(
         parameters,
@@ -29,12 +33,19 @@ def prepared(*, by=prepare, atlas=None, max_pixels=10**6, max_answer_samples=10*
         media_type="application/json",
         has_atlas=atlas is not None,
     )
-    return by(
-        Submission(picture(60, 40), atlas=atlas),
-        plan,
-        max_pixels=max_pixels,
-        max_answer_samples=max_answer_samples,
-    )
+
+    async def run():
+        with ThreadPoolExecutor(1) as threads:
+            return await prepare(
+                Submission(picture(60, 40), atlas=atlas),
+                plan,
+                Decoders(threads, num_usual=1, num_large=1, metrics=Metrics({})),
+                time.monotonic() + 60,
+                max_pixels=max_pixels,
+                max_answer_samples=max_answer_samples,
+            )
+
+    return asyncio.run(run())
 
 
 @pytest.mark.parametrize(
@@ -91,18 +102,6 @@ def test_what_is_too_much_is_refused_before_the_device():
         prepared(max_pixels=60 * 40 - 1)
     with pytest.raises(AnswerTooLarge):
         prepared(render="boxes", size="400x400", max_answer_samples=400 * 400 * 3 - 1)
-
-
-@pytest.mark.parametrize(("num_pixels", "is_large"), [(60 * 40 + 16 * 24, False), (60 * 40, True)])
-def test_large_pictures_an_atlas_counted_are_left_for_later(num_pixels, is_large, monkeypatch):
-    monkeypatch.setattr("service.api.preparation.LARGE_PIXELS", num_pixels)
-    given = {"render": "texture", "atlas": picture(16, 24), "background": "black"}
-    result = prepared(by=prepare_unless_large, **given)
-    assert isinstance(result, Unprepared) == is_large
-    if is_large:
-        assert result.num_pixels == 60 * 40 + 16 * 24
-        result = result.prepare_large()
-    np.testing.assert_array_equal(result.sample.pixels_hw3, prepared(**given).sample.pixels_hw3)
 
 
 def test_the_stages_are_timed():
