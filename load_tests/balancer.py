@@ -15,6 +15,12 @@ from load_tests.server import HOST, STOP_TIMEOUT_S, ServerFailed, free_port
 
 CONFIGURATION = Path(__file__).parents[1] / "docker" / "haproxy.cfg"
 TIMEOUT_S = 60.0
+# For a generator that stands for many clients: all of them have its one address.
+NO_ADDRESS_LIMITS = {
+    "EDGE_ADDRESS_CONNECTIONS": "0",
+    "EDGE_ADDRESS_CONNECTION_RATE": "0",
+    "EDGE_ADDRESS_REQUESTS": "0",
+}
 
 
 @dataclass(frozen=True)

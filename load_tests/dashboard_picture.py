@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 from PIL import Image
 
+from load_tests.balancer import NO_ADDRESS_LIMITS
 from load_tests.connections import Pool
 from load_tests.demo import PICTURE
 from load_tests.fleet import Fleet, running_fleet
@@ -98,7 +99,7 @@ def record(folder: Path, seconds: float) -> list[tuple[Panel, list[Series]]]:
         # The default model stays; of the three others that are asked for, two fit beside it.
         "DEVICE_MEMORY": str(52 * 2**20),
     }
-    with running_fleet(3, folder, settings) as fleet:
+    with running_fleet(3, folder, settings, edge=NO_ADDRESS_LIMITS) as fleet:
         balancer = fleet.balancer
         with running_prometheus(
             folder,

@@ -39,7 +39,7 @@ GOOD_PERIOD_S, MEMORY_PERIOD_S = 0.25, 30.0
 SERVER_ERRORS_OF_OURS = {503, 504}
 CONTINUE = 100
 # How a slow connection begins, and what it is fed; the last asks and never reads.
-LARGE_ANSWER = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: test\r\n\r\n"
+LARGE_ANSWER = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SLOW_MANNERS = (
     (b"GET /livez HTTP/1.1\r\nX: ", b"y"),
     (request(bytes(100_000))[:200], b"y"),

@@ -77,7 +77,7 @@ TARGETS = (
     *("http://elsewhere.test/v1/models", "/v1/models/demo/load", "/metrics?x=" + "y" * 9000, "/;x"),
 )
 METHODS = ("GET", "POST", "PUT", "OPTIONS", "DELETE", "TRACE", "PROPFIND", "get", "G\0T")
-SMUGGLED = b"GET /v1/models HTTP/1.1\r\nHost: smuggled\r\n\r\n"
+SMUGGLED = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
 FRAMINGS = (
     *(b"Content-Length: 5\r\nTransfer-Encoding: chunked", b"Transfer-Encoding: gzip, chunked"),
     *(b"Content-Length: 5\r\nContent-Length: 5", b"Content-Length: +5", b"Content-Length: -5"),
@@ -228,7 +228,7 @@ def request(
     """A whole request about an image."""
     lines = [
         f"POST {path or '/v1/densepose'}?{query} HTTP/1.1",
-        "Host: test",
+        "Host: localhost",
         f"Content-Length: {len(body)}",
         *headers,
     ]
@@ -263,13 +263,13 @@ def _with_strange_headers(random_: random.Random) -> bytes:
 
 def _of_strange_targets(random_: random.Random) -> bytes:
     method, target = random_.choice(METHODS), random_.choice(TARGETS)
-    return f"{method} {target} HTTP/1.1\r\nHost: test\r\n\r\n".encode("latin-1")
+    return f"{method} {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode("latin-1")
 
 
 def _too_many_headers(random_: random.Random) -> bytes:
     many = "X: y\r\n" * random_.choice((99, 200, 10_000))
     long = "X: " + "y" * random_.choice((8000, 40_000, 200_000)) + "\r\n"
-    return f"GET /livez HTTP/1.1\r\nHost: test\r\n{random_.choice((many, long))}\r\n".encode()
+    return f"GET /livez HTTP/1.1\r\nHost: localhost\r\n{random_.choice((many, long))}\r\n".encode()
 
 
 def _smuggling(random_: random.Random) -> bytes:
@@ -277,7 +277,7 @@ def _smuggling(random_: random.Random) -> bytes:
         head, body = random_.choice(FRAMINGS), b"5\r\nabcde\r\n0\r\n\r\n"
     else:
         head, body = b"Transfer-Encoding: chunked", random_.choice(CHUNKS)
-    start = b"POST /v1/densepose HTTP/1.1\r\nHost: test\r\n"
+    start = b"POST /v1/densepose HTTP/1.1\r\nHost: localhost\r\n"
     return start + head + b"\r\n\r\n" + body + SMUGGLED
 
 
@@ -291,7 +291,7 @@ def _garbage(random_: random.Random) -> bytes:
 def _too_large(random_: random.Random) -> bytes:
     size = random_.choice((2**25, 2**40, 10**18))
     path = random_.choice(("/v1/densepose", "/livez", "/nowhere", "/v1/models/demo/load"))
-    return f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {size}\r\n\r\n".encode()
+    return f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n".encode()
 
 
 REQUESTS: tuple[Callable[[random.Random], bytes], ...] = (

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from load_tests.balancer import NO_ADDRESS_LIMITS
 from load_tests.connections import Pool
 from load_tests.demo import PICTURE
 from load_tests.fleet import Fleet, running_fleet
@@ -71,7 +72,7 @@ class Drill:
             self.folder,
             settings,
             SERVE if self.is_demo else command,
-            edge,
+            {**NO_ADDRESS_LIMITS, **(edge or {})},
         ) as fleet:
             yield fleet
 

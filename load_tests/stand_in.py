@@ -120,6 +120,7 @@ def main() -> None:
         service.engine,
         host=settings.host,
         port=settings.port,
+        keep_alive_ms=settings.keep_alive_ms,
         drain_delay_ms=settings.drain_delay_ms,
         shutdown_timeout_ms=settings.shutdown_timeout_ms,
     )

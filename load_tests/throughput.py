@@ -25,7 +25,7 @@ from load_tests.connections import Pool
 from load_tests.filled_store import NAME, fill_store, open_store
 from load_tests.generator import jpeg, outcome_of, post
 from load_tests.server import running_server
-from service.threads import let_waiting_threads_sleep
+from service.threads import prepare_threads
 
 WIDTH, HEIGHT, JPEG_BYTES = 640, 480, 60_000
 # The best ones, however bad they are.
@@ -74,7 +74,7 @@ def main() -> None:
 
 def rate_alone(course: Course) -> float:
     """Images per second of the predictor, from resized pixels to maps in memory."""
-    let_waiting_threads_sleep()
+    prepare_threads()
     # The generator's process has no need of torch.
     import torch  # noqa: PLC0415
 

@@ -1,27 +1,52 @@
-"""Fetch a file over HTTP: resumed where it broke off, within a process and across processes."""
+"""Fetch a file over HTTP: resumed where it broke off, within a process and across processes.
 
+A server may be anybody's. It is asked for no more bytes than it announced, or the catalogue knows,
+and has to bring them at a least rate, whatever it sends instead.
+"""
+
+import asyncio
 import ipaddress
 import json
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import TypeAlias
 
 import httpx2
 
+from model_store.plain_files import (
+    append_to,
+    count_plain_bytes,
+    create_file,
+    read_text,
+    write_text,
+)
+
 # Bytes that have arrived, and of how many; None while that is not known. What it raises (no
 # OSError, which would say that the disk failed) ends the download; what has arrived stays.
 Progress: TypeAlias = Callable[[int, int | None], None]
 
-# Without a byte. Shorter than a server's time to shut down.
+# So many bytes, or those that are missing, have to come within the time, 10 kB a second; before
+# them an answer's head, with all that comes in front of it. Shorter than a server's time to shut
+# down.
+PIECE_BYTES = 200_000
 TIMEOUT_S = 20.0
-# Between attempts that bring nothing new.
+# Between attempts that bring less than a piece.
 BACKOFFS_S = (0.5, 1.0, 2.0, 4.0)
+# How long a server that is busy may ask to be left alone, and how often it is looked meanwhile
+# whether anybody still wants the file.
+MAX_RETRY_AFTER_S = 60.0
+POLL_S = 0.5
+# Eight times the zoo's largest file.
+MAX_BYTES = 2**32
 MAX_REDIRECTS = 5
 _RETRIED = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
@@ -50,21 +75,7 @@ def download(source: Source, partial: Path, progress: Progress) -> None:
         DownloadFailed: the file could not be had.
         OSError: it cannot be written.
     """
-    backoffs_s = iter(BACKOFFS_S)
-    most_bytes = count_bytes(partial)
-    with _open_client(source) as client:
-        while True:
-            try:
-                return _continue(client, source, partial, progress)
-            except (httpx2.TransportError, _Interrupted) as error:
-                num_bytes = count_bytes(partial)
-                if num_bytes > most_bytes:
-                    most_bytes = num_bytes
-                    backoffs_s = iter(BACKOFFS_S)
-                backoff_s = next(backoffs_s, None)
-                if backoff_s is None:
-                    raise DownloadFailed(str(error) or type(error).__name__) from error
-            time.sleep(backoff_s)
+    asyncio.run(_download(source, partial, progress))
 
 
 def discard(partial: Path) -> None:
@@ -82,7 +93,11 @@ def count_bytes(path: Path) -> int:
 
 
 class _Interrupted(Exception):
-    """This attempt failed, and another one may not."""
+    """This attempt failed, and another one may not, after the time that the server asked for."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,57 +109,147 @@ class _Version:
     num_bytes: int
 
 
-def _open_client(source: Source) -> httpx2.Client:
+async def _download(source: Source, partial: Path, progress: Progress) -> None:
+    backoffs_s = iter(BACKOFFS_S)
+    most_bytes = count_plain_bytes(partial)
+    async with _open_client(source) as client:
+        while True:
+            try:
+                return await _continue(client, source, partial, progress)
+            except (httpx2.TransportError, _Interrupted) as error:
+                num_bytes = count_plain_bytes(partial)
+                if num_bytes >= most_bytes + PIECE_BYTES:
+                    most_bytes = num_bytes
+                    backoffs_s = iter(BACKOFFS_S)
+                backoff_s = next(backoffs_s, None)
+                if backoff_s is None:
+                    raise DownloadFailed(_explain(error)) from error
+                if isinstance(error, _Interrupted):
+                    backoff_s = max(backoff_s, min(error.retry_after_s, MAX_RETRY_AFTER_S))
+            await _wait(backoff_s, lambda: progress(count_plain_bytes(partial), None))
+
+
+async def _wait(seconds: float, report: Callable[[], None]) -> None:
+    while seconds > 0:
+        report()
+        await asyncio.sleep(min(seconds, POLL_S))
+        seconds -= POLL_S
+
+
+def _explain(error: Exception) -> str:
+    reason = _innermost(error) if isinstance(error, httpx2.TransportError) else error
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return f"{reason.verify_message} (SSL_CERT_FILE names the certificates that are trusted)"
+    if isinstance(reason, OSError) and not isinstance(reason, ssl.SSLError | socket.gaierror):
+        return os.strerror(reason.errno) if reason.errno else str(reason)
+    return str(error) or type(error).__name__
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What happened, of which the libraries in between say only that all attempts failed."""
+    if isinstance(error, BaseExceptionGroup):
+        return _innermost(error.exceptions[0])
+    earlier = error.__cause__ or error.__context__
+    return error if earlier is None else _innermost(earlier)
+
+
+def _open_client(source: Source) -> httpx2.AsyncClient:
     try:
         url = httpx2.URL(source.url)
-        # An encoding would be undone by nobody: what is verified and resumed are the file's bytes.
-        client = httpx2.Client(headers={"Accept-Encoding": "identity"}, timeout=TIMEOUT_S)
-    except (ImportError, ValueError, httpx2.InvalidURL) as error:
-        raise DownloadFailed(
-            f"the address, or the environment's proxy, is none: {error}"
-        ) from error
+    except (ValueError, httpx2.InvalidURL) as error:
+        raise DownloadFailed(f"the address cannot be used: {error}") from error
     if url.scheme not in ("http", "https") or not url.host:
         raise DownloadFailed("the address does not begin with https://")
-    return client
+    try:
+        # An encoding would be undone by nobody: what is verified and resumed are the file's bytes.
+        # All that takes time has a limit of its own.
+        return httpx2.AsyncClient(headers={"Accept-Encoding": "identity"}, timeout=None)
+    except ImportError as error:
+        raise DownloadFailed(
+            "the environment names a SOCKS proxy, for which the package socksio is needed: "
+            "install it, or name an http:// proxy in HTTPS_PROXY or ALL_PROXY"
+        ) from error
+    except (ValueError, httpx2.InvalidURL) as error:
+        raise DownloadFailed(f"the environment's proxy cannot be used: {error}") from error
+    except OSError as error:
+        raise DownloadFailed(
+            "the certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read: "
+            f"{error.strerror or error}"
+        ) from error
 
 
-def _continue(client: httpx2.Client, source: Source, partial: Path, progress: Progress) -> None:
-    num_bytes, version = count_bytes(partial), _read_version(partial, source)
+async def _continue(
+    client: httpx2.AsyncClient, source: Source, partial: Path, progress: Progress
+) -> None:
+    num_bytes, version = count_plain_bytes(partial), _read_version(partial, source)
     headers = {}
-    if version is None or num_bytes > version.num_bytes:
-        num_bytes = 0
-    elif num_bytes == version.num_bytes:
+    if version is not None and num_bytes == version.num_bytes:
         return
-    elif num_bytes:
+    if version is not None and 0 < num_bytes < version.num_bytes:
         headers = {"Range": f"bytes={num_bytes}-", "If-Range": version.etag}
-    with _open_response(client, source, headers) as response:
-        if response.status_code == HTTPStatus.PARTIAL_CONTENT and version is not None:
-            _check_range(response, version, num_bytes, partial)
-            total = version.num_bytes
-        else:
-            _check_whole(response, partial)
-            num_bytes, total = 0, _read_length(response, source)
-            _begin(partial, _Version(source.url, response.headers.get("ETag", ""), total))
-        _check_free_disk(partial, num_bytes, total)
-        with partial.open("ab") as file:
+    limit = asyncio.timeout(TIMEOUT_S)
+    try:
+        async with limit, _open_response(client, source, headers) as response:
+            if headers and version and response.status_code == HTTPStatus.PARTIAL_CONTENT:
+                _check_range(response, version, num_bytes, partial)
+                total = version.num_bytes
+            else:
+                _check_whole(response, partial)
+                total = _read_length(response, source)
+                _begin(partial, _Version(source.url, response.headers.get("ETag", ""), total))
+            _check_free_disk(partial, total)
+            await _receive(response, partial, total, progress, limit)
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise _Interrupted(
+            f"timed out: fewer than {PIECE_BYTES} bytes came in {TIMEOUT_S:g} s"
+        ) from error
+
+
+async def _receive(
+    response: httpx2.Response,
+    partial: Path,
+    total: int,
+    progress: Progress,
+    limit: asyncio.Timeout,
+) -> None:
+    _extend(limit)
+    with append_to(partial) as file:
+        num_bytes = file.tell()
+        progress(num_bytes, total)
+        wanted = num_bytes + PIECE_BYTES
+        async for chunk in response.aiter_raw():
+            num_bytes += len(chunk)
+            if num_bytes > total:
+                discard(partial)
+                raise DownloadFailed(
+                    f"the server sends more than the {total} bytes that it announced"
+                )
+            file.write(chunk)
             progress(num_bytes, total)
-            for chunk in response.iter_raw():
-                file.write(chunk)
-                num_bytes += len(chunk)
-                progress(num_bytes, total)
-            file.flush()
-            os.fsync(file.fileno())
+            if num_bytes == total:
+                break
+            if num_bytes >= wanted:
+                wanted = num_bytes + PIECE_BYTES
+                _extend(limit)
+        file.flush()
+        os.fsync(file.fileno())
     if num_bytes != total:
         raise _Interrupted(f"the server sent {num_bytes} of {total} bytes")
 
 
-@contextmanager
-def _open_response(
-    client: httpx2.Client, source: Source, headers: dict[str, str]
-) -> Iterator[httpx2.Response]:
+def _extend(limit: asyncio.Timeout) -> None:
+    limit.reschedule(asyncio.get_running_loop().time() + TIMEOUT_S)
+
+
+@asynccontextmanager
+async def _open_response(
+    client: httpx2.AsyncClient, source: Source, headers: dict[str, str]
+) -> AsyncIterator[httpx2.Response]:
     request = client.build_request("GET", source.url, headers=headers)
     for _ in range(1 + MAX_REDIRECTS):
-        with closing(client.send(request, stream=True)) as response:
+        async with aclosing(await client.send(request, stream=True)) as response:
             if response.next_request is None:
                 yield response
                 return
@@ -186,7 +291,7 @@ def _check_whole(response: httpx2.Response, partial: Path) -> None:
     if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         discard(partial)
     if status in (*_RETRIED, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE) or status >= 500:
-        raise _Interrupted(_describe(response))
+        raise _Interrupted(_describe(response), retry_after_s=_read_retry_after(response))
     if status != HTTPStatus.OK:
         raise DownloadFailed(_describe(response))
     if response.headers.get("Content-Type", "").startswith("text/html"):
@@ -199,21 +304,39 @@ def _describe(response: httpx2.Response) -> str:
     return f"the server answered {response.status_code} {response.reason_phrase}".rstrip()
 
 
-def _read_length(response: httpx2.Response, source: Source) -> int:
+def _read_retry_after(response: httpx2.Response) -> float:
+    """RFC 9110, 10.2.3: seconds, or a date."""
+    text = response.headers.get("Retry-After", "")
     try:
-        num_bytes = int(response.headers["Content-Length"])
-    except (KeyError, ValueError):
-        raise DownloadFailed("the server does not say how long the file is") from None
+        # All digits, it may still be too large for a number.
+        return float(text) if text.isdecimal() else _seconds_until(parsedate_to_datetime(text))
+    except ValueError:
+        return 0.0
+
+
+def _seconds_until(moment: datetime) -> float:
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (aware - datetime.now(UTC)).total_seconds()
+
+
+def _read_length(response: httpx2.Response, source: Source) -> int:
+    # The HTTP library refuses lengths that are no numbers, or that contradict one another.
+    text = response.headers.get("Content-Length")
+    num_bytes = source.num_bytes if text is None else int(text)
+    if num_bytes is None:
+        raise DownloadFailed("the server does not say how long the file is")
     if source.num_bytes not in (None, num_bytes):
         raise DownloadFailed(
             f"the server's file has {num_bytes} bytes instead of {source.num_bytes}"
         )
+    if num_bytes > MAX_BYTES:
+        raise DownloadFailed(f"the server's file has {num_bytes} bytes, more than {MAX_BYTES}")
     return num_bytes
 
 
-def _check_free_disk(partial: Path, num_bytes: int, total: int) -> None:
+def _check_free_disk(partial: Path, total: int) -> None:
     # Once more the whole, for what it is converted to.
-    needed = total - num_bytes + total
+    needed = total - count_plain_bytes(partial) + total
     free = shutil.disk_usage(partial.parent).free
     if free < needed:
         raise DownloadFailed(f"it takes {needed} bytes on the disk, where {free} are free")
@@ -222,13 +345,14 @@ def _check_free_disk(partial: Path, num_bytes: int, total: int) -> None:
 def _begin(partial: Path, version: _Version) -> None:
     discard(partial)
     content = {"url": version.url, "etag": version.etag, "num_bytes": version.num_bytes}
-    _version_path(partial).write_text(json.dumps(content), encoding="utf-8")
+    write_text(_version_path(partial), json.dumps(content))
+    create_file(partial).close()
 
 
 def _read_version(partial: Path, source: Source) -> _Version | None:
     try:
-        content = json.loads(_version_path(partial).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(read_text(_version_path(partial)))
+    except (OSError, ValueError, RecursionError):
         return None
     match content:
         case {"url": source.url, "etag": str(etag), "num_bytes": int(num_bytes)} if (

@@ -1,8 +1,14 @@
 """What the model store raises on purpose."""
 
+from model_store.printable import printable
+
 
 class ModelStoreError(Exception):
-    """The base of all of them; the message is fit to show to a client."""
+    """The base of all of them; the message is fit to show to a client, and on a terminal."""
+
+    def __init__(self, message: str) -> None:
+        # Servers, files and their names say what they like.
+        super().__init__(printable(message))
 
 
 class UnknownModel(ModelStoreError):
@@ -18,4 +24,4 @@ class CheckpointRejected(ModelStoreError):
 
 
 class ModelNotAdded(ModelStoreError):
-    """An own model's name is taken or not a name, or its settings make no sense."""
+    """An own model's name is taken or not a name, or its sides make no sense."""

@@ -18,6 +18,7 @@ from model_store.catalogue import ModelCard
 from model_store.convert import convert
 from model_store.download import count_bytes, discard
 from model_store.errors import CheckpointRejected, CheckpointUnavailable
+from model_store.plain_files import count_plain_bytes, read_text, write_text
 from model_store.safetensors_file import map_arrays
 
 # Counted up when the same checkpoint is converted to other arrays than before.
@@ -65,6 +66,14 @@ class ModelFiles:
     def count_bytes(self) -> int:
         """What the checkpoint and the converted file take on the disk."""
         return count_bytes(self.checkpoint) + count_bytes(self._converted)
+
+    def count_bytes_at_work(self) -> tuple[int, int]:
+        """Of the checkpoint and of the converted file, what is there so far.
+
+        They grow while a process works at them.
+        """
+        arrived = count_plain_bytes(self.partial) or count_bytes(self.checkpoint)
+        return arrived, count_bytes(self._unfinished)
 
     def map_arrays(self) -> dict[str, NDArray[np.float32]] | None:
         """The converted arrays; None unless all files are verified, converted and untouched."""
@@ -185,8 +194,8 @@ class ModelFiles:
 
     def _read_record(self) -> _Record | None:
         try:
-            content = json.loads(self._record.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            content = json.loads(read_text(self._record))
+        except (OSError, ValueError, RecursionError):
             return None
         match content:
             case {"checkpoint": checkpoint, "converted": converted}:
@@ -196,8 +205,7 @@ class ModelFiles:
 
     def _write_record(self, record: _Record) -> None:
         unfinished = self._record.with_name(f"{self._record.name}.part")
-        unfinished.write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
-        sync(unfinished)
+        write_text(unfinished, json.dumps(asdict(record), indent=2) + "\n")
         unfinished.replace(self._record)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 from model_store.catalogue import ModelCard, find_model, index_names
 from model_store.errors import ModelNotAdded, UnknownModel
 from model_store.model_files import sync
+from model_store.plain_files import create_file, read_text, write_text
 
 _logger = logging.getLogger(__name__)
 
@@ -20,6 +22,7 @@ CHECKPOINT_FILE = "checkpoint"
 CARD_FILE = "card.json"
 # The name of a folder, and a part of an address. A leading dot marks what is not a model.
 OWN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+COPY_BYTES = 2**20
 # From one cell of the coarse feature maps to far beyond what any of the models was trained on.
 _SIDES = range(32, 4097)
 
@@ -37,7 +40,7 @@ def read_own_cards(folder: Path, catalogue: Mapping[str, ModelCard]) -> dict[str
             continue
         try:
             cards[name] = _read_card(path, catalogue)
-        except (OSError, ValueError, ModelNotAdded, UnknownModel) as error:
+        except (OSError, ValueError, RecursionError, ModelNotAdded, UnknownModel) as error:
             _logger.warning("own model %s is passed over, its card is damaged: %s", name, error)
     return cards
 
@@ -75,8 +78,10 @@ def write_own_model(folder: Path, checkpoint: Path, card: ModelCard, like: str) 
     """
     folder.mkdir(parents=True)
     copy = folder / CHECKPOINT_FILE
-    shutil.copyfile(checkpoint, copy)
-    sync(copy)
+    with checkpoint.open("rb") as source, create_file(copy) as target:
+        shutil.copyfileobj(source, target, COPY_BYTES)
+        target.flush()
+        os.fsync(target.fileno())
     with copy.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     card = replace(card, sha256=sha256, num_bytes=copy.stat().st_size)
@@ -87,15 +92,13 @@ def write_own_model(folder: Path, checkpoint: Path, card: ModelCard, like: str) 
         "sha256": card.sha256,
         "num_bytes": card.num_bytes,
     }
-    path = folder / CARD_FILE
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    sync(path)
+    write_text(folder / CARD_FILE, json.dumps(content, indent=2) + "\n")
     sync(folder)
     return card
 
 
 def _read_card(path: Path, catalogue: Mapping[str, ModelCard]) -> ModelCard:
-    match json.loads(path.read_text(encoding="utf-8")):
+    match json.loads(read_text(path)):
         case {
             "like": str(like),
             "short_side": int(short_side),

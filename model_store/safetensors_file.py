@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.plain_files import create_file
+
 METADATA = "__metadata__"
 _LENGTH = struct.Struct("<Q")
 _ALIGNMENT = 8
@@ -23,7 +25,7 @@ _ALIGNMENT = 8
 def write_arrays(
     path: Path, arrays: Mapping[str, NDArray[np.float32]], metadata: Mapping[str, str]
 ) -> None:
-    """Write C-contiguous arrays and bring them to the disk.
+    """Write C-contiguous arrays to a new file, and bring it to the disk.
 
     Raises:
         OSError: the file cannot be written.
@@ -35,7 +37,7 @@ def write_arrays(
         header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [begin, end]}
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % _ALIGNMENT)
-    with path.open("wb") as file:
+    with create_file(path) as file:
         file.write(_LENGTH.pack(len(encoded)) + encoded)
         for array in arrays.values():
             file.write(array.data)

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from model_store.catalogue import ModelCard, find_model, index_names
 from model_store.checkpoint import read_checkpoint, select_parameters
-from model_store.download import Progress, count_bytes
+from model_store.download import Progress
 from model_store.errors import CheckpointUnavailable, ModelNotAdded
 from model_store.fetching import absence, fetch
 from model_store.locking import is_locked, locked
@@ -31,7 +31,7 @@ from model_store.own_models import (
     read_own_cards,
     write_own_model,
 )
-from model_store.unpickling import printable
+from model_store.plain_files import count_plain_bytes, refuse_link
 
 _logger = logging.getLogger(__name__)
 
@@ -47,7 +47,11 @@ class StoredState:
 
 
 def default_folder() -> Path:
-    """The store in the user's cache folder."""
+    """The store in the user's cache folder.
+
+    Raises:
+        RuntimeError: the user has no home folder.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # The XDG specification has a relative path ignored.
     return (cache if cache.is_absolute() else Path.home() / ".cache") / "densepose-serving"
@@ -91,7 +95,7 @@ class ModelStore:
         files = self._files(card)
         if files.checkpoint.is_file():
             return StoredState("stored", files.count_bytes())
-        num_bytes = count_bytes(files.partial)
+        num_bytes = count_plain_bytes(files.partial)
         is_arriving = num_bytes > 0 and is_locked(self._lock_path(card.id))
         return StoredState("downloading" if is_arriving else "absent", num_bytes)
 
@@ -112,7 +116,7 @@ class ModelStore:
         if not files.checkpoint.is_file():
             raise absence(files, is_offline=self._is_offline)
         try:
-            with self._locked(card.id) as lock:
+            with self._locked(card.id, files.count_bytes_at_work) as lock:
                 return files.convert(lock)
         except OSError as error:
             _logger.warning(
@@ -135,8 +139,10 @@ class ModelStore:
         if card.file is not None:
             return
 
-        def report_others() -> None:
-            progress(count_bytes(files.partial) or count_bytes(files.checkpoint), None)
+        def report_others() -> tuple[int, int]:
+            counts = files.count_bytes_at_work()
+            progress(counts[0], None)
+            return counts
 
         with _writing(), self._locked(card.id, report_others) as lock:
             fetch(files, progress, is_offline=self._is_offline)
@@ -178,24 +184,22 @@ class ModelStore:
 
         Raises:
             UnknownModel: the catalogue has no model `like`.
-            CheckpointUnavailable: the file cannot be read.
+            CheckpointUnavailable: the file cannot be read, or the folder not written.
             CheckpointRejected: the file is not a checkpoint of that architecture.
-            ModelNotAdded: the name is taken or not a name, the sides make no sense, or the folder
-                cannot be written.
+            ModelNotAdded: the name is taken or not a name, or the sides make no sense.
         """
         self._check_name(name)
         model = find_model(self._catalogue, like)
         card = derive_card(name, model, short_side, long_side)
+        if file.exists() and not file.is_file():
+            raise CheckpointUnavailable(f"{file.name} is no file")
         select_parameters(read_checkpoint(file), shapes)
-        try:
-            with self._locked(name), self._make_unfinished(name) as unfinished:
-                self._check_name(name)
-                card = write_own_model(unfinished, file, card, model.id)
-                # The whole model or nothing: its name appears with all its files under it.
-                unfinished.rename(self._folder / name)
-                sync(self._folder)
-        except OSError as error:
-            raise ModelNotAdded(f"{name} cannot be stored: {error.strerror}") from error
+        with _writing(), self._locked(name), self._make_unfinished(name) as unfinished:
+            self._check_name(name)
+            card = write_own_model(unfinished, file, card, model.id)
+            # The whole model or nothing: its name appears with all its files under it.
+            unfinished.rename(self._folder / name)
+            sync(self._folder)
         return card
 
     def remove(self, name: str) -> None:
@@ -230,20 +234,24 @@ class ModelStore:
     def _check_name(self, name: str) -> None:
         if not OWN_NAME.fullmatch(name):
             raise ModelNotAdded(
-                f"{printable(name)} cannot be a model's name: use up to 64 letters, digits, dots, "
+                f"{name[:80]!r} cannot be a model's name: use up to 64 letters, digits, dots, "
                 "dashes and underscores, and begin with a letter or digit"
             )
-        if name.lower() in index_names(self.cards) or (self._folder / name).exists():
+        if name.lower() in index_names(self.cards) or os.path.lexists(self._folder / name):
             raise ModelNotAdded(f"the name {name} is taken")
 
     def _lock_path(self, model_id: str) -> Path:
         # In lower case, so that names that differ in nothing else are taken one after the other.
         return self._folder / _LOCKS / model_id.lower()
 
+    @contextmanager
     def _locked(
-        self, model_id: str, while_waiting: Callable[[], None] = lambda: None
-    ) -> AbstractContextManager[int]:
-        return locked(self._lock_path(model_id), while_waiting)
+        self, model_id: str, while_waiting: Callable[[], object] = lambda: None
+    ) -> Iterator[int]:
+        """The lock of who changes this model's files, which lie nowhere but in this folder."""
+        with locked(self._lock_path(model_id), while_waiting) as lock:
+            refuse_link(self._folder / model_id)
+            yield lock
 
     @contextmanager
     def _make_unfinished(self, name: str) -> Iterator[Path]:
@@ -252,15 +260,24 @@ class ModelStore:
         Nothing is left of it in the end, nor of those of processes that were killed.
         """
         folder = self._folder / _UNFINISHED
+        # What lies in it is deleted.
+        refuse_link(folder)
         for path in folder.glob("*"):
             with suppress(OSError), locked(self._lock_path(path.name), _refuse_to_wait):
-                shutil.rmtree(path)
+                _delete(path)
         path = folder / name
-        shutil.rmtree(path, ignore_errors=True)
+        _delete(path)
         try:
             yield path
         finally:
-            shutil.rmtree(path, ignore_errors=True)
+            _delete(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from model_store.store import ModelStore
 from service.api.backend import ModelState, ModelStatus
 from service.assembly import Service, assemble, build_metrics
 from service.datatypes import Prediction, Sample
-from service.errors import AnswerTooLarge, Draining
+from service.errors import Draining, ServiceError
 from service.inference.device_memory import Arrays, give_back_memory, memory_budget, pin_arrays
 from service.inference.loading import DTYPES, build_predictor, find_device
 from service.inference.model_source import LoadedModel, ModelSource
@@ -112,7 +112,7 @@ class ServedModels:
 
     def predict(
         self, model_id: str, samples: Sequence[Sample], /
-    ) -> list[Prediction | AnswerTooLarge]:
+    ) -> list[Prediction | ServiceError]:
         """What a loaded model says of samples of one padded size; on the device's thread alone."""
         return self._resident.predict(model_id, samples)
 

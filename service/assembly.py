@@ -1,6 +1,5 @@
 """The application and its engine, built around whatever stands on the device side."""
 
-import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -16,11 +15,13 @@ from service.api.backend import Backend, ModelStatus
 from service.api.densepose import Limits, Threads
 from service.api.key_file import KeyFile
 from service.api.keys import Key
+from service.api.origins import Origins
 from service.engine import Engine, Models, QueueLimits
 from service.errors import InvalidSetting
 from service.imaging.decoders import Decoders
 from service.metrics import Metrics
 from service.settings import Settings
+from service.threads import num_cores
 
 # Of each pool: more would keep up with any device, and hold more decoded pictures at a time.
 MAX_THREADS = 8
@@ -78,12 +79,12 @@ def assemble(
             max_body_bytes=settings.max_body_bytes,
             max_pixels=settings.max_pixels,
             max_inflight_bytes=settings.max_inflight_bytes,
-            max_answer_samples=settings.max_answer_pixels,
+            max_answer_bytes=settings.max_answer_bytes,
             max_connections=settings.max_connections,
         ),
         metrics=metrics,
         access=Access(_keys(settings), settings.admin_key),
-        cors_origins=settings.cors_origins,
+        origins=Origins(settings.cors_origins, settings.known_hosts),
         threads=threads,
         lifespan=lifespan,
     )
@@ -122,7 +123,7 @@ def build_engine(
 
 def build_threads(metrics: Metrics) -> Threads:
     """The pools, of as many threads as there are cores, and decoders of costly pictures."""
-    num_threads = min(_num_cores(), MAX_THREADS)
+    num_threads = min(num_cores(), MAX_THREADS)
     decoders = ThreadPoolExecutor(num_threads, thread_name_prefix="decoder")
     return Threads(
         decoders=decoders,
@@ -144,13 +145,6 @@ def _keys(settings: Settings) -> Callable[[], tuple[Key, ...]] | None:
     except ValueError as error:
         raise InvalidSetting(f"DENSEPOSE_API_KEYS_FILE cannot be used: {error}") from None
     return lambda: (*settings.api_keys, *file.keys())
-
-
-def _num_cores() -> int:
-    """The cores that this process may use, where the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _padded(side: int) -> int:

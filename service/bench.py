@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.datatypes import Output, Prediction, Query, Sample
-from service.errors import AnswerTooLarge, UndecodableImage
+from service.errors import ServiceError, UndecodableImage
 from service.imaging.decode import decode_image
 from service.imaging.resize import resize_image
 from service.inference.predictor import Predictor
+from service.output.chunks import base64_of, join
 from service.output.maps import encode_map
 
 STAGES = ("decode", "preprocess", "network", "postprocess", "encode")
@@ -59,7 +60,7 @@ def run_bench(
         for batch in _batches(_prepare(predictor, files, query, seconds), batch_size):
             predictions = predictor.predict_batch(batch)
             for prediction in predictions:
-                if isinstance(prediction, AnswerTooLarge):
+                if isinstance(prediction, ServiceError):
                     raise prediction
                 for stage in ("network", "postprocess"):
                     seconds[stage].append(prediction.stage_seconds[stage] / len(batch))
@@ -122,13 +123,14 @@ def _encode(model: str, prediction: Prediction) -> float:
     begun_s = time.perf_counter()
     for instance in prediction.instances:
         for name, map_ in instance.maps.items():
-            encode_map(
+            encoded = encode_map(
                 name,
                 map_,
                 model=model,
                 region_xywh=instance.region_xywh,
                 scores=(instance.score,),
-            ).base64_text()
+            )
+            join(base64_of(encoded.chunks))
     return time.perf_counter() - begun_s
 
 

@@ -4,7 +4,7 @@ Frames: a box or region is in pixels of the client's image, x to the right, y do
 the top left corner of the top left pixel. Shape letters: H W = an image, h w = one region.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 SizeHW: TypeAlias = tuple[int, int]
 BoxXYXY: TypeAlias = tuple[float, float, float, float]
 RegionXYWH: TypeAlias = tuple[int, int, int, int]
+# Told the regions that are found in an image before they are described; raises a `ServiceError`
+# where they are not to be. It may be told several times, from any thread.
+Reserve: TypeAlias = Callable[[Sequence[RegionXYWH]], None]
 
 
 class Output(StrEnum):
@@ -31,6 +34,19 @@ class Output(StrEnum):
     VERTICES = "vertices"
     VERTEX_COLOURS = "vertex_colours"
     EMBEDDING = "embedding"
+
+
+class RawMap(StrEnum):
+    """What a chart model's head says before it becomes an output; renders and dumps are made of it.
+
+    `UV` is not clamped; of `CONFIDENCE`, those of one channel are there off the body too.
+    """
+
+    UV = "raw_uv"
+    CONFIDENCE = "raw_confidence"
+
+
+AnyMap: TypeAlias = Output | RawMap
 
 
 # The squares of a texture, one for each part, six in a column and four in a row; part by part down
@@ -59,10 +75,9 @@ class Query:
     `boxes_xyxy`, where given, replace the detector's: inside the image, x0 < x1, y0 < y1; then
     `class_ids` has one entry per box, None where a mesh was named instead of a class.
     Boxes, given or found, grow by the share `box_expand` of their sides before they are described.
-    `max_region_pixels` bounds the sum of the areas of the instances' regions.
     """
 
-    outputs: frozenset[Output]
+    outputs: frozenset[AnyMap]
     min_score: float = 0.5
     max_instances: int = 20
     boxes_xyxy: tuple[BoxXYXY, ...] | None = None
@@ -70,7 +85,6 @@ class Query:
     mesh: str | None = None
     box_expand: float = 0.0
     is_confidence_range_shared: bool = False
-    max_region_pixels: int = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +93,14 @@ class Sample:
 
     `pixels_hw3` is the resized picture (uint8, B, G, R); `image_size_hw` is the size before that.
     `photo` is the picture of that size, there only where textures are to be gathered from it.
+    `reserve`, where given, takes the room that the answer needs.
     """
 
     pixels_hw3: NDArray[np.uint8]
     image_size_hw: SizeHW
     query: Query
     photo: Image | None = None
+    reserve: Reserve | None = None
 
     @property
     def padded_size_hw(self) -> SizeHW:
@@ -99,13 +115,19 @@ class Map:
 
     `samples` is uint8 or uint16, [h, w] or [h, w, 3], in the instance's region; of `uv` float32
     [2, h, w], 0..1; of `texture` uint8 [6 N, 4 N, 4], channels R, G, B, coverage; of `embedding`
-    and `coarse_logits` float16 [C, 112, 112]. Quantized samples carry `scale` and `offset`:
-    value = offset + scale * sample.
+    and `coarse_logits` float16 [C, 112, 112]; of raw maps float32. Quantized samples carry `scale`
+    and `offset`: sample 0 is off the body, any other means offset + scale * sample.
     """
 
     samples: NDArray[Any]
     scale: float | None = None
     offset: float | None = None
+
+    def values(self) -> NDArray[Any]:
+        """The samples or, where they are quantized, what they mean in float32: 0.0 off the body."""
+        if self.scale is None or self.offset is None:
+            return self.samples
+        return dequantize(self.samples, scale=self.scale, offset=self.offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,3 +166,8 @@ def region_of(box_xyxy: BoxXYXY) -> RegionXYWH:
     """
     x0, y0, x1, y1 = box_xyxy
     return int(x0), int(y0), max(int(x1 - x0), 1), max(int(y1 - y0), 1)
+
+
+def dequantize(samples: NDArray[Any], *, scale: float, offset: float) -> NDArray[np.float32]:
+    """What quantized samples mean, in float32; 0.0 where they are 0, which is off the body."""
+    return np.where(samples > 0, offset + scale * samples, 0.0).astype(np.float32)

@@ -31,6 +31,14 @@ class Forbidden(ServiceError):
     """The key may not do this, or nobody may: no admin key is set."""
 
 
+class ForbiddenOrigin(ServiceError):
+    """A web page of another origin may not use the service."""
+
+
+class UnknownHost(ServiceError):
+    """The service does not go by the name that it is asked under."""
+
+
 class NotAcceptable(ServiceError):
     """None of the representations that the client accepts can be given."""
 
@@ -68,7 +76,7 @@ class UnsupportedOutput(ServiceError):
 
 
 class AnswerTooLarge(ServiceError):
-    """The maps asked for have more samples than one answer may carry."""
+    """The answer would take more bytes than one answer may."""
 
 
 class Overloaded(ServiceError):

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from model_store.printable import printable
+
 PLAIN = re.compile(r"[\w./:+-]+")
 
 
@@ -36,7 +38,8 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the library's name
         """The record's line, without its traceback."""
         fields = " ".join(f"{name}={_text(value)}" for name, value in _fields(record).items())
-        return f"{super().formatMessage(record)} {fields}".rstrip()
+        # A line break could begin a line that nobody logged.
+        return printable(f"{super().formatMessage(record)} {fields}".rstrip())
 
 
 def configure_logging(*, level: str, log_format: Literal["json", "text"]) -> None:

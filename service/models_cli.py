@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from model_store.catalogue import ModelCard, load_catalogue
 from model_store.errors import CheckpointRejected, CheckpointUnavailable, UnknownModel
+from model_store.printable import printable
 from service.progress import ProgressLine, format_bytes
+from service.whole_number import whole_number
 
 if TYPE_CHECKING:
     from model_store.store import ModelStore
@@ -56,8 +58,10 @@ def add_models_commands(parser: argparse.ArgumentParser) -> None:
     add.add_argument("name", help="what clients will call it")
     add.add_argument("file", type=Path, help="a detectron2 .pkl or .pth")
     add.add_argument("--like", required=True, metavar="ID", help="a model of its architecture")
-    add.add_argument("--short-side", type=int, help="resize before the network, pixels")
-    add.add_argument("--long-side", type=int, help="the most that the long side may be, pixels")
+    add.add_argument("--short-side", type=whole_number, help="resize before the network, pixels")
+    add.add_argument(
+        "--long-side", type=whole_number, help="the most that the long side may be, pixels"
+    )
     add.set_defaults(command=_add)
 
     remove = actions.add_parser("remove", help="delete a model's files from the store")
@@ -224,7 +228,8 @@ def _do_all(cards: Iterable[ModelCard], act: Callable[[ModelCard], None]) -> Non
             if last is not None:
                 from service.api.errors import PROBLEM_OF
 
-                sys.stderr.write(f"densepose: {PROBLEM_OF[type(last)].code}: {last}\n")
+                line = f"densepose: {PROBLEM_OF[type(last)].code}: {last}"
+                sys.stderr.write(f"{printable(line)}\n")
             last = error
     if last is not None:
         raise last

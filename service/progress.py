@@ -72,7 +72,7 @@ class ProgressLine:
 def describe_progress(num_bytes: int, total: int | None, bytes_per_s: float) -> str:
     """A bar with bytes, speed and time left, as far as they are known."""
     if total is None:
-        return f"{format_bytes(num_bytes)}, by another process"
+        return f"{format_bytes(num_bytes)}, waiting for the server or another process"
     text = f"{draw_bar(num_bytes, total)} {format_bytes(num_bytes)} of {format_bytes(total)}"
     if bytes_per_s:
         left_s = round((total - num_bytes) / bytes_per_s)

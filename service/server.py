@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from service.allocator import give_back_freed_memory
 from service.api.connection import Connection
 from service.engine import Engine
+from service.listening import listen
 
 logger = logging.getLogger(__name__)
 
@@ -122,18 +123,24 @@ def run_server(
     *,
     host: str,
     port: int,
+    keep_alive_ms: int,
     drain_delay_ms: int,
     shutdown_timeout_ms: int,
 ) -> None:
     """Serves until a signal ends it: SIGTERM, or SIGINT, which is not followed by a delay.
 
     When the device fails, the process ends with the status `DEVICE_FAILED`.
+
+    Raises:
+        InvalidSetting: nobody can listen there.
     """
+    sockets = listen(host, port)
+    for one in sockets:
+        fields = {"address": "{}, port {}".format(*one.getsockname()[:2])}
+        logger.info("listening", extra={"fields": fields})
     allow_open_files(application.state.connection_limits.max_connections + OTHER_FILES)
     config = uvicorn.Config(
         application,
-        host=host,
-        port=port,
         http=cast("Any", partial(Connection, limits=application.state.connection_limits)),
         ws="none",
         # Nothing asks who the client is, so nobody has to be believed.
@@ -141,6 +148,8 @@ def run_server(
         log_config=None,
         access_log=False,
         server_header=False,
+        # Whole seconds to its type, and any to the timer that it is for.
+        timeout_keep_alive=cast("int", keep_alive_ms / 1000),
         # Of connections; by then every accepted request has ended.
         timeout_graceful_shutdown=-(-shutdown_timeout_ms // 1000),
     )
@@ -154,7 +163,7 @@ def run_server(
     gc.collect()
     gc.freeze()
     try:
-        server.run()
+        server.run(sockets)
     finally:
         # Libraries complain at the end of what they find still there.
         gc.unfreeze()

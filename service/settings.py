@@ -1,6 +1,7 @@
 """What an operator may choose: environment variables `DENSEPOSE_*`, read once."""
 
-import ipaddress
+import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +21,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model_store.catalogue import ZOO_URL
 from model_store.store import default_folder
+from service.api.hosts import is_loopback, parse_authority
 from service.api.keys import Key, parse_keys
 from service.errors import InvalidSetting
+from service.whole_number import whole_number
 
 Download: TypeAlias = Literal["any", "preload", "never"]
 LogFormat: TypeAlias = Literal["json", "text"]
@@ -34,10 +37,25 @@ PAIRS = (
     ("max_body_bytes", "max_inflight_bytes"),
     ("drain_delay_ms", "shutdown_timeout_ms"),
 )
+# Settings of the version before, by what their values are taken as where that is not set.
+REPLACED = {"max_answer_bytes": "max_answer_pixels"}
 # What no log and no message may show.
 SECRETS = {"admin_key", "api_keys"}
+# What no message may show: a password may stand in an address.
+HIDDEN = SECRETS | {"zoo_url"}
 # What is said of a setting whose default follows one that is wrong.
 FOLLOWING = frozenset({"default_factory_not_called"})
+# In which an empty value says something: none.
+EMPTY_IS_NONE = frozenset({"preload"})
+# Of pydantic's complaints, by their types; what stands in braces it tells itself.
+WORDS = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "too_short": "names nothing",
+}
 
 
 def _log_format() -> LogFormat:
@@ -46,18 +64,11 @@ def _log_format() -> LogFormat:
 
 def _download(values: dict[str, Any]) -> Download:
     has_keys = bool(values["api_keys"]) or values["api_keys_file"] is not None
-    return "any" if has_keys or _is_loopback(values["host"]) else "preload"
+    return "any" if has_keys or is_loopback(values["host"]) else "preload"
 
 
 def _preload(values: dict[str, Any]) -> tuple[str, ...]:
     return (values["default_model"],)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _split_list(value: Any) -> Any:
@@ -73,6 +84,16 @@ def _keys(value: Any) -> tuple[Key, ...]:
         raise PydanticCustomError("keys", "{reason}", {"reason": str(error)}) from None
 
 
+def _host(value: str) -> str:
+    """The name as it is compared with `Host`; of `*.example.org` as of a name."""
+    authority = parse_authority(value.removeprefix("*."))
+    if authority is None or not authority.name or authority.port is not None:
+        raise PydanticCustomError("host", "has no name of a host: write it without scheme and port")
+    if "*" in authority.name and value != "*":
+        raise PydanticCustomError("host", "has a * that is not the whole name before a dot")
+    return f"*.{authority.name}" if value.startswith("*.") else authority.name
+
+
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
@@ -81,9 +102,59 @@ def _none_if_auto(value: Any) -> Any:
     return None if isinstance(value, str) and value.lower() == "auto" else value
 
 
+def _number(value: Any) -> Any:
+    try:
+        return whole_number(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise _complaint(str(error)) from None
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch("auto|cpu|cuda(:[0-9]{1,3})?", value):
+        raise _complaint("must be auto, cpu, cuda, or a certain one as cuda:1")
+    return value
+
+
+def _digest(value: str) -> str:
+    if not re.fullmatch("[0-9a-f]{64}", value):
+        raise _complaint("is not a SHA-256 in hexadecimal")
+    return value
+
+
+def _without_tilde(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise _complaint("is in a home folder that this machine does not know") from None
+
+
+def _mirror(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname)
+        is_address &= parts.port != 0 and url.isprintable() and " " not in url
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise _complaint("is not an address as https://mirror.example/zoo")
+    # What files' names are put behind; and a token in it would be shown where a password is not.
+    if "?" in url or "#" in url:
+        raise _complaint("must end with its path: a query or a fragment cannot be used")
+    return url
+
+
+def _complaint(text: str) -> PydanticCustomError:
+    return PydanticCustomError("setting", "{text}", {"text": text})
+
+
 Names: TypeAlias = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
-Positive: TypeAlias = Annotated[int, Field(ge=1)]
-NotNegative: TypeAlias = Annotated[int, Field(ge=0)]
+Number: TypeAlias = Annotated[int, BeforeValidator(_number)]
+Positive: TypeAlias = Annotated[Number, Field(ge=1)]
+NotNegative: TypeAlias = Annotated[Number, Field(ge=0)]
+Location: TypeAlias = Annotated[Path, AfterValidator(_without_tilde)]
+Hosts: TypeAlias = Annotated[
+    tuple[Annotated[str, AfterValidator(_host)], ...], NoDecode, BeforeValidator(_split_list)
+]
 
 
 class Settings(BaseSettings):
@@ -93,7 +164,7 @@ class Settings(BaseSettings):
 
     # The process.
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    port: Annotated[Number, Field(ge=0, le=65535)] = 8000
     # From SIGTERM on: how long new requests are served still, and when the process is gone.
     drain_delay_ms: NotNegative = 5_000
     shutdown_timeout_ms: Positive = 25_000
@@ -104,35 +175,37 @@ class Settings(BaseSettings):
 
     # Who may ask; without keys, everybody. `name=<SHA-256>`, see service/api/keys.py.
     api_keys: Annotated[tuple[Key, ...], NoDecode, PlainValidator(_keys)] = ()
-    api_keys_file: Annotated[Path, AfterValidator(Path.expanduser)] | None = None
+    api_keys_file: Location | None = None
     # Who may load and unload models: the SHA-256 of the key, in hexadecimal. None: nobody.
-    admin_key: Annotated[str, BeforeValidator(_lower), Field(pattern=r"^[0-9a-f]{64}$")] | None = (
-        None
-    )
+    admin_key: Annotated[str, BeforeValidator(_lower), AfterValidator(_digest)] | None = None
     # Whose pages may ask from a browser: origins as https://example.org, or *.
     cors_origins: Names = ()
+    # What Host may say beside this machine's own names for itself: *.example.org is any name below
+    # it, * any at all. Empty: no more for a server that only this machine reaches, without keys, as
+    # pages under any name reach it too, and any for all others.
+    allowed_hosts: Hosts = ()
     max_connections: Positive = 1000
+    # How long a connection may be idle, if no new one needs its place.
+    keep_alive_ms: Positive = 75_000
 
     # Models.
-    model_store: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
-        default_factory=default_folder
-    )
-    zoo_url: str = ZOO_URL
+    model_store: Location = Field(default_factory=default_folder)
+    zoo_url: Annotated[str, AfterValidator(_mirror)] = ZOO_URL
     offline: bool = False
     # Who may cause a download: any request, by default where only this machine can ask, or keys.
     download: Download = Field(default_factory=_download)
     # The only models that are served; None serves all.
-    models: Names | None = None
+    models: Annotated[Names, Field(min_length=1)] | None = None
     default_model: str = "R_50_FPN_s1x"
     # Loaded before the service is ready; by default the default model.
     preload: Names = Field(default_factory=_preload)
 
     # The device. The sides are those of the zoo's models; a model that was made for others, as
     # `demo` and an operator's own may be, keeps them.
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, AfterValidator(_device)] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    short_side: Annotated[int, Field(ge=128)] = 800
-    long_side: Annotated[int, Field(ge=128)] = 1333
+    short_side: Annotated[Number, Field(ge=128)] = 800
+    long_side: Annotated[Number, Field(ge=128)] = 1333
     max_batch: Positive = 8
     max_queue: Positive = 64
     max_delay_ms: NotNegative = 0
@@ -145,7 +218,26 @@ class Settings(BaseSettings):
     max_body_bytes: Positive = 20 * MEBIBYTE
     max_pixels: Positive = 40_000_000
     max_inflight_bytes: Positive = 512 * MEBIBYTE
-    max_answer_pixels: Positive = 200_000_000
+    # Of an answer: the samples of its maps, and once more what is written of them.
+    max_answer_bytes: Positive = 256 * MEBIBYTE
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_replaced(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for name, replaced in REPLACED.items():
+            if value := os.environ.get(_variable(replaced)):
+                values.setdefault(name, value)
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_empty(cls, values: Any) -> Any:
+        """An empty value is an unset one, as `DENSEPOSE_HOST=` in a file of variables."""
+        return {
+            name: value
+            for name, value in values.items()
+            if name in EMPTY_IS_NONE or not (isinstance(value, str) and not value.strip())
+        }
 
     @model_validator(mode="after")
     def _check_pairs(self) -> "Settings":
@@ -158,8 +250,17 @@ class Settings(BaseSettings):
     @property
     def is_open(self) -> bool:
         """Whether anybody may ask who reaches this machine, without a key."""
-        has_keys = bool(self.api_keys) or self.api_keys_file is not None
-        return not (has_keys or _is_loopback(self.host))
+        return not (self._has_keys or is_loopback(self.host))
+
+    @property
+    def known_hosts(self) -> tuple[str, ...]:
+        """The names of the service, as `allowed_hosts` has them, or follow from its being empty."""
+        is_private = is_loopback(self.host) and not self._has_keys
+        return self.allowed_hosts if self.allowed_hosts or is_private else ("*",)
+
+    @property
+    def _has_keys(self) -> bool:
+        return bool(self.api_keys) or self.api_keys_file is not None
 
     def public(self) -> dict[str, Any]:
         """The settings as they may be logged: without passwords and keys."""
@@ -178,11 +279,22 @@ def read_settings() -> Settings:
     except ValidationError as error:
         lines = [_describe(detail) for detail in error.errors() if detail["type"] not in FOLLOWING]
         raise InvalidSetting("; ".join(lines)) from None
+    except RuntimeError as error:
+        # Of a user without HOME and without an entry in the password database.
+        raise InvalidSetting(
+            "there is no home folder: set DENSEPOSE_MODEL_STORE, or HOME, and begin no path with ~"
+        ) from error
+
+
+def replaced_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables of the version before, each with the one that its value is taken as."""
+    pairs = {_variable(replaced): _variable(name) for name, replaced in REPLACED.items()}
+    return {replaced: name for replaced, name in pairs.items() if replaced in environment}
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Variables that look like settings but are none: misspelt, or of another version."""
-    known = {_variable(name) for name in Settings.model_fields}
+    known = {_variable(name) for name in (*Settings.model_fields, *REPLACED.values())}
     return sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
 
 
@@ -192,10 +304,12 @@ def _variable(field: str) -> str:
 
 def _describe(detail: ErrorDetails) -> str:
     message = detail["msg"].removeprefix("Input ")
+    if detail["type"] in WORDS:
+        message = WORDS[detail["type"]].format_map(detail.get("ctx", {}))
     if not detail["loc"]:
         return message
     field = str(detail["loc"][0])
-    if field in SECRETS:
+    if field in HIDDEN:
         return f"{_variable(field)} {message}"
     return f"{_variable(field)} {message} (it is {str(detail['input'])!a:.80})"
 

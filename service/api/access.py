@@ -6,26 +6,26 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.body import declared_length, too_large
-from service.api.docs_page import DOCS_FILES
-from service.api.errors import answer_expected_error
+from service.api.errors import answer_expected_error, answer_framework_error
+from service.api.health import OPERATION_PATHS
 from service.api.keys import ADMIN, Key, Rate, find_key, sent_digest
+from service.api.origins import PAGE_PATHS, Origins
 from service.api.record import REFUSAL_KEY, record_of
 from service.errors import Forbidden, Overloaded, ServiceError, Unauthorized
 
 # Probes and scrapes have no keys. The documentation says nothing of this server, and a browser
 # that opens a page has no way to send a key with it.
-OPEN_PATHS = frozenset(
-    {
-        *("/livez", "/readyz", "/metrics"),
-        *("/", "/openapi.json", "/docs", *(f"/docs/{name}" for name in DOCS_FILES)),
-    }
-)
+OPEN_PATHS = OPERATION_PATHS | PAGE_PATHS
+# No path of ours has any, but a pattern's `$` also matches before a line feed at the end.
+CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # Checked by their routes, which take the admin key alone.
 ADMIN_PATHS = re.compile(r"/v1/models/.+/(load|unload)")
 
@@ -134,8 +134,11 @@ def _at_limit(message: str, retry_after_s: float) -> Overloaded:
 class Doorkeeper:
     """Answers what may not come in, before anything of its body is read."""
 
-    def __init__(self, app: ASGIApp, *, access: Access, max_body_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, origins: Origins, access: Access, max_body_bytes: int
+    ) -> None:
         self.app = app
+        self.origins = origins
         self.access = access
         self.max_body_bytes = max_body_bytes
 
@@ -147,9 +150,18 @@ class Doorkeeper:
         try:
             if REFUSAL_KEY in scope:
                 raise scope[REFUSAL_KEY]
+            self.origins.check(scope)
+            if (preflight := self.origins.preflight(scope)) is not None:
+                await preflight(scope, receive, send)
+                return
             with self.access.admit(scope):
                 self._check_length(scope)
+                if CONTROL_CHARACTER.search(scope["path"]):
+                    raise HTTPException(HTTPStatus.NOT_FOUND)
                 await self.app(scope, receive, send)
+        except HTTPException as error:
+            response = await answer_framework_error(Request(scope), error)
+            await response(scope, receive, send)
         except ServiceError as error:
             response = await answer_expected_error(Request(scope), error)
             await response(scope, receive, send)

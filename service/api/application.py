@@ -1,10 +1,8 @@
 """The HTTP application, put together from its routes."""
 
-from collections.abc import Sequence
 from functools import cache, partial
 
 from fastapi import FastAPI, Response
-from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 from starlette.types import Lifespan
 
@@ -21,15 +19,13 @@ from service.api.health import health_router
 from service.api.inflight import InflightBytes
 from service.api.middleware import RequestRecorder
 from service.api.models import models_router
+from service.api.origins import Origins
 from service.api.parts import parts_router
 from service.api.renders import renders_router
 from service.errors import ServiceError
 from service.metrics import Metrics
 
 DENSEPOSE_PATH = "/v1/densepose"
-# What a page of another origin may send, and what it may see of the answer.
-CORS_REQUEST_HEADERS = ("Authorization", "Content-Type", "X-API-Key", "X-Request-ID")
-CORS_ANSWER_HEADERS = ("Retry-After", "Server-Timing", "X-Model-Id", "X-Request-ID")
 
 
 def create_application(
@@ -40,7 +36,7 @@ def create_application(
     metrics: Metrics,
     threads: Threads,
     access: Access,
-    cors_origins: Sequence[str] = (),
+    origins: Origins,
     lifespan: Lifespan[FastAPI] | None = None,
 ) -> FastAPI:
     """The application; decoding and encoding run in the threads, which stay the caller's.
@@ -91,20 +87,15 @@ def create_application(
     app.include_router(parts_router())
     app.include_router(renders_router())
     app.include_router(health_router(backend, metrics))
-    app.include_router(docs_router("/openapi.json", app.title))
+    app.include_router(docs_router(app.title))
     # The last is the outermost.
-    app.add_middleware(Doorkeeper, access=access, max_body_bytes=limits.max_body_bytes)
-    if cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=cors_origins,
-            allow_methods=("GET", "POST"),
-            allow_headers=CORS_REQUEST_HEADERS,
-            expose_headers=CORS_ANSWER_HEADERS,
-        )
+    app.add_middleware(
+        Doorkeeper, origins=origins, access=access, max_body_bytes=limits.max_body_bytes
+    )
     app.add_middleware(
         RequestRecorder,
         metrics=metrics,
+        origins=origins,
         measured_route=DENSEPOSE_PATH,
         is_draining=backend.is_draining,
     )

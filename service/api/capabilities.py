@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 
 from model_store.catalogue import ModelCard
-from service.datatypes import TEXTURE_COLUMNS, TEXTURE_ROWS, TEXTURE_SIDE, Output
+from service.datatypes import TEXTURE_COLUMNS, TEXTURE_ROWS, TEXTURE_SIDE, AnyMap, Output, RawMap
+from service.output.strips import TELLING
 
 CHART_OUTPUTS = (
     *(Output.IUV, Output.IUV16, Output.LABELS, Output.COARSE, Output.MASK),
@@ -14,25 +15,33 @@ CSE_OUTPUTS = (
     Output.VERTEX_COLOURS,
 )
 
-# For each pixel of a region. A texture is gathered from labels, U and V.
-CHANNELS: Mapping[Output, int] = {
+# What a pixel of a region takes: the channels, times the bytes of a sample. A texture is gathered
+# from labels, U and V.
+BYTES_PER_PIXEL: Mapping[AnyMap, int] = {
     Output.IUV: 3,
-    Output.IUV16: 3,
-    Output.UV: 2,
+    Output.IUV16: 3 * 2,
+    Output.UV: 2 * 4,
     Output.LABELS: 1,
     Output.COARSE: 1,
     Output.MASK: 1,
-    Output.TEXTURE: 3,
-    Output.VERTICES: 1,
+    Output.TEXTURE: 1 + 2 * 4,
+    Output.VERTICES: 2,
     Output.VERTEX_COLOURS: 3,
     Output.EMBEDDING: 0,
+    RawMap.UV: 2 * 4,
 }
+# Of one field.
+BYTES_PER_CONFIDENCE = 2
 # Of one instance, whatever its region: these maps are not of the image's pixels.
-SAMPLES_PER_INSTANCE: Mapping[Output, int] = {
+BYTES_PER_INSTANCE: Mapping[AnyMap, int] = {
     # 16 dimensions and 2 coarse logits at the head's own size.
-    Output.EMBEDDING: (16 + 2) * 112 * 112,
+    Output.EMBEDDING: (16 + 2) * 112 * 112 * 2,
     Output.TEXTURE: TEXTURE_ROWS * TEXTURE_COLUMNS * TEXTURE_SIDE**2 * 4,
 }
+
+
+# Or of several fields, whose maps are not called as the output is.
+NOT_OF_PIXELS = frozenset({Output.CONFIDENCE, *BYTES_PER_INSTANCE})
 
 
 def outputs_of(card: ModelCard) -> tuple[Output, ...]:
@@ -44,19 +53,46 @@ def outputs_of(card: ModelCard) -> tuple[Output, ...]:
     return CHART_OUTPUTS
 
 
-def samples_per_pixel(card: ModelCard, outputs: Iterable[Output]) -> int:
-    """Samples that these outputs have together for each pixel of a region."""
-    return sum(_channels(card, output) for output in outputs)
+def maps_of(card: ModelCard) -> tuple[AnyMap, ...]:
+    """All that can be had of the model: what a client may ask, and what renders are made of."""
+    if card.kind == "cse":
+        return CSE_OUTPUTS
+    raw = (RawMap.UV, RawMap.CONFIDENCE) if card.architecture.confidence_fields else (RawMap.UV,)
+    return (*outputs_of(card), *raw)
 
 
-def samples_per_instance(outputs: Iterable[Output]) -> int:
-    """Samples that these outputs have together for each instance, whatever its region."""
-    return sum(SAMPLES_PER_INSTANCE.get(output, 0) for output in outputs)
+def bytes_per_pixel(card: ModelCard, outputs: Iterable[AnyMap]) -> int:
+    """What these outputs take together for each pixel of a region."""
+    return sum(_bytes_of(card, output) for output in outputs)
 
 
-def _channels(card: ModelCard, output: Output) -> int:
-    if output is not Output.CONFIDENCE:
-        return CHANNELS[output]
+def bytes_per_instance(outputs: Iterable[AnyMap]) -> int:
+    """What these outputs take together for each instance, whatever its region."""
+    return sum(BYTES_PER_INSTANCE.get(output, 0) for output in outputs)
+
+
+def tells_its_mask(card: ModelCard, output: AnyMap) -> bool:
+    """Whether the map's own samples say which pixels are body: those that are not 0."""
+    return output in {Output.MASK, *TELLING} or _is_coarse_of_mask(card, output)
+
+
+def is_blank_off_body(card: ModelCard, output: AnyMap) -> bool:
+    """Whether the map of a region is 0 where its mask is off."""
+    return output not in NOT_OF_PIXELS and (
+        output is not Output.COARSE or _is_coarse_of_mask(card, output)
+    )
+
+
+def _is_coarse_of_mask(card: ModelCard, output: AnyMap) -> bool:
+    # The coarse labels of a chart model say body where its parts may not.
+    return output is Output.COARSE and card.kind == "cse"
+
+
+def _bytes_of(card: ModelCard, output: AnyMap) -> int:
+    if output in BYTES_PER_PIXEL:
+        return BYTES_PER_PIXEL[output]
     fields = card.architecture.confidence_fields
+    if output is RawMap.CONFIDENCE:
+        return 4 * len(fields)
     # u_std and v_std are derived from the variance.
-    return len(fields) + 2 * ("sigma_2" in fields)
+    return BYTES_PER_CONFIDENCE * (len(fields) + 2 * ("sigma_2" in fields))

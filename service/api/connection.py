@@ -6,6 +6,7 @@ refuses goes the way of every request, to the recorder, so it is answered, count
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,13 +15,16 @@ from typing import Any, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.api.hosts import Authority, parse_authority
 from service.api.inflight import InflightBytes
 from service.api.outgoing import Outgoing, Unread
 from service.api.record import REFUSAL_KEY
+from service.api.sending import ABORT_KEY
 from service.errors import HeadersTooLarge, MalformedRequest, Overloaded, ServiceError, SlowUpload
 
 logger = logging.getLogger(__name__)
 
+END_OF_AUTHORITY = re.compile("[/?#]")
 # The request line and the headers together; a thousand points in a query take 25 KiB.
 MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100
@@ -62,9 +66,12 @@ class Connection(HttpToolsProtocol):
         self._is_refused = False
         # Whether the server ends: the next answer is the last.
         self._is_ending = False
+        # Whether the request that is read is the last for a reason of its own.
+        self._is_last = False
         # Between requests, or in the head of one, since then; None in a body or while answering.
         self.waiting_since_s: float | None = time.monotonic()
         self._is_in_head = True
+        self.headers = []
         self._is_in_body = False
         self._num_head_bytes = self._num_headers = 0
         self._num_body_bytes = self._num_framing_bytes = 0
@@ -91,10 +98,7 @@ class Connection(HttpToolsProtocol):
             self._begin_head()
         num_messages, num_body_bytes = self._num_messages, self._num_body_bytes
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # The request is answered as if it had not asked; then the connection is closed.
-            self._is_refused = True
+            self._feed(data)
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._refuse(cause if isinstance(cause, ServiceError) else _malformed())
@@ -112,7 +116,10 @@ class Connection(HttpToolsProtocol):
         self._unread.note_little()
 
     def eof_received(self) -> None:
-        """The client has gone: nobody says more and goes on listening."""
+        """The client has gone, or has said all that it will; nothing here tells the two apart.
+
+        It is taken for gone, so that nobody's image is described for whoever does not wait.
+        """
         self._tell_that_client_left()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -127,10 +134,10 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
-        super().on_message_begin()
         self._unset_keepalive_if_required()
         if not self._is_in_head:
             self._begin_head()
+        super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
         """A part of the request line."""
@@ -146,18 +153,21 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The request is given to the application, with the reason if it is to be refused."""
+        if self._asks_for_another_protocol():
+            return
         if self._is_refused or len(self.pipeline) >= MAX_PIPELINED:
             raise MalformedRequest("Wait for an answer before you send more requests.")
         refusal = self._refusal()
         if refusal is not None:
             cast("dict[str, Any]", self.scope)[REFUSAL_KEY] = refusal
+        cast("dict[str, Any]", self.scope)[ABORT_KEY] = self.transport.abort
         super().on_headers_complete()
         self._is_in_head, self._is_in_body = False, True
         self.waiting_since_s = None
         self._set_deadline(self._limits.upload_timeout_s + BODY_GRACE_S)
         self._is_refused = refusal is not None
         self.cycle.transport = self._outgoing()
-        if refusal is not None or self._is_ending or self.parser.should_upgrade():
+        if refusal is not None or self._is_ending or self._is_last:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
@@ -171,6 +181,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The last byte of a request."""
+        if self._asks_for_another_protocol():
+            return
         super().on_message_complete()
         self._num_messages += 1
         self._is_in_body = False
@@ -178,6 +190,36 @@ class Connection(HttpToolsProtocol):
         if self.cycle.response_complete:
             # It was answered before it had been read.
             self._wait_for_next()
+
+    def _feed(self, data: bytes) -> None:
+        """Has the parser read on; of a request for another protocol, as if it were for this one.
+
+        At such a request's headers the parser stops, as what follows may be of that protocol. It is
+        the body, since nobody here agrees to change. RFC 9110, 7.8. So they are read again without
+        the wish; the connection ends with the answer, in case the client takes that for granted.
+        """
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._is_refused:
+                return
+            (num_read,) = upgrade.args
+            data = self._head_without_upgrade() + data[num_read:]
+            self._begin_head()
+            self._is_last = True
+            # The one before may have been told to close, and would read nothing more.
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self._feed(data)
+
+    def _asks_for_another_protocol(self) -> bool:
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode("ascii")
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     # What the application and time do.
 
@@ -233,6 +275,7 @@ class Connection(HttpToolsProtocol):
 
     def _begin_head(self) -> None:
         self._is_in_head = True
+        self.headers = []
         self._num_head_bytes = self._num_headers = 0
         self._num_body_bytes = self._num_framing_bytes = 0
         self._set_deadline(FAREWELL_S if self._is_ending else self._limits.upload_timeout_s)
@@ -263,14 +306,29 @@ class Connection(HttpToolsProtocol):
     def _ambiguities(self) -> Iterator[bool]:
         """What servers and proxies read in different ways, though the parser has one: RFC 9112."""
         version = self.parser.get_http_version()
-        names = [name for name, _ in self.headers]
-        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        hosts = [
+            parse_authority(value.decode("latin-1").strip())
+            for name, value in self.headers
+            if name == b"host"
+        ]
+        codings = [
+            value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"
+        ]
         yield version not in {"1.0", "1.1"}
-        yield names.count(b"host") > 1 or (version == "1.1" and b"host" not in names)
+        yield len(hosts) > 1 or (version == "1.1" and not hosts)
+        yield any(host is None or self._is_target_of_another(host) for host in hosts)
         yield codings not in ([], [b"chunked"])
         yield version == "1.0" and bool(codings)
         # For gateways that speak other protocols over HTTP; this is none.
         yield self.parser.get_method() in {b"CONNECT", b"SOURCE", b"PRI"}
+
+    def _is_target_of_another(self, host: Authority) -> bool:
+        """Whether the request's target is a whole address, as proxies get it, of another host."""
+        _, is_whole, rest = self.url.decode("latin-1").partition("://")
+        if self.url.startswith((b"/", b"*")) or not is_whole:
+            return False
+        named = parse_authority(END_OF_AUTHORITY.split(rest, 1)[0])
+        return named is None or named.name != host.name
 
     def _refuse(self, error: ServiceError) -> None:
         """Reads no more, answers with the error as soon as its turn has come, and closes."""
@@ -303,7 +361,8 @@ class Connection(HttpToolsProtocol):
             "scheme": self.scheme,
             "server": self.server,
             "client": self.client,
-            "headers": [],
+            # Those that were read: an answer follows from some, whatever is wrong.
+            "headers": self.headers,
             "state": self.app_state.copy(),
             REFUSAL_KEY: error,
         }
@@ -332,7 +391,10 @@ class Connection(HttpToolsProtocol):
         cycle.message_event.set()
 
     def _outgoing(self) -> asyncio.Transport:
-        return cast("asyncio.Transport", Outgoing(self.transport, self._say_farewell))
+        return cast(
+            "asyncio.Transport",
+            Outgoing(self.transport, self._say_farewell, self._unread.note_written),
+        )
 
     def _displace_another(self) -> bool:
         """Closes the connection that has been without a request the longest, if there is one."""

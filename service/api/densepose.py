@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from service.api.answer import canvases_of, compress, jobs_of, write_answer
+from service.api.answer import canvases_of, jobs_of, write_answer
+from service.api.answer_size import AnswerSize, known_regions
 from service.api.backend import Backend
 from service.api.body import declared_length, read_body
 from service.api.inflight import Holding, InflightBytes
@@ -23,10 +24,13 @@ from service.api.pieces import Draft
 from service.api.plan import Plan, plan_answer
 from service.api.preparation import Prepared, prepare
 from service.api.record import Record, record_of
+from service.api.room import AnswerRoom
+from service.api.sending import ChunkedResponse
 from service.api.submission import Submission, parser_for
 from service.datatypes import Prediction
 from service.errors import ClientLeft, DeadlineExceeded
 from service.imaging.decoders import Decoders
+from service.output.chunks import Chunks, gzip_of, total_bytes
 from service.output.media import COCO, JSON
 
 P = ParamSpec("P")
@@ -46,7 +50,7 @@ class Limits:
     max_body_bytes: int
     max_pixels: int
     max_inflight_bytes: int
-    max_answer_samples: int
+    max_answer_bytes: int
     max_connections: int = 1000
 
 
@@ -70,6 +74,16 @@ class _Task:
     plan: Plan
     prepared: Prepared
     deadline_s: float
+    room: AnswerRoom
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """An answer that is yet to be sent."""
+
+    chunks: Chunks
+    headers: dict[str, str]
+    media_type: str
 
 
 class DensePose:
@@ -96,9 +110,18 @@ class DensePose:
         choose_media_type(_all_of(request, "accept"), OF_ALL)
         # Whom the queue has no room for is told so before the body is read.
         self._backend.queue.check(self._named_model(request))
-        with self._inflight.hold() as holding:
+        with ExitStack() as stack:
+            holding = stack.enter_context(self._inflight.hold(_owner_of(request)))
             work = self._describe(request, await self._read(request, holding), holding)
-            return await _unless_client_leaves(request.receive, work)
+            written = await _unless_client_leaves(request.receive, work)
+            # What is written is held until it is sent.
+            return ChunkedResponse(
+                written.chunks,
+                holding,
+                stack.pop_all().close,
+                headers=written.headers,
+                media_type=written.media_type,
+            )
 
     def _named_model(self, request: Request) -> str | None:
         """The model that is asked for, as far as that is known without the body."""
@@ -130,39 +153,53 @@ class DensePose:
         request: Request,
         parse: Callable[[], Submission],
         holding: Holding,
-    ) -> Response:
+    ) -> _Written:
         """An accepted request, from its body to its answer."""
         record = record_of(request.scope)
         with self._backend.queue.admit():
-            task = await self._understand(request, parse)
-            # What waits for the device holds its resized image, and what a render is drawn on.
+            task = await self._understand(request, parse, holding)
             del parse
-            holding.resize(task.prepared.num_bytes)
-            deadline_s = task.deadline_s
+            deadline_s, room = task.deadline_s, task.room
             prediction = await self._ask_device(task)
             draft = Draft(task.plan, prediction, task.prepared.scenery)
             del task
-            holding.replace(draft.num_bytes)
+            media_type = draft.plan.media_type
+            room.keep_others(draft.scenery.num_bytes)
             record.add_stages(prediction.stage_seconds)
             record.num_instances = len(prediction.instances)
             async with _until(deadline_s):
-                content = await self._write(draft, record)
+                chunks = await self._write(draft, record, room)
+                # Those of floats are views of the samples.
+                is_copied = all(isinstance(chunk, bytes) for chunk in chunks)
+                del draft, prediction
+                room.keep_others(0)
+                if is_copied:
+                    room.drop_samples()
                 headers = {"Vary": "Accept, Accept-Encoding"}
+                num_bytes = total_bytes(chunks)
                 if (
-                    draft.plan.media_type in {JSON, COCO}
-                    and len(content) > MIN_GZIP_BYTES
+                    media_type in {JSON, COCO}
+                    and num_bytes > MIN_GZIP_BYTES
                     and accepts_gzip(_all_of(request, "accept-encoding"))
                 ):
                     with record.timed("encode"):
-                        content = await _run(self._threads.encoders, compress, content)
+                        chunks = await _run_if_large(
+                            num_bytes, self._threads.encoders, gzip_of, chunks, room.count
+                        )
                     headers["Content-Encoding"] = "gzip"
-        return Response(content, headers=headers, media_type=draft.plan.media_type)
+        holding.replace(total_bytes(chunks))
+        return _Written(chunks, headers, media_type)
 
-    async def _understand(self, request: Request, parse: Callable[[], Submission]) -> _Task:
+    async def _understand(
+        self, request: Request, parse: Callable[[], Submission], holding: Holding
+    ) -> _Task:
         """Everything before the device."""
         record, limits = record_of(request.scope), self._limits
-        with record.timed("read"):
-            submission = await _run_if_large(record.body_bytes or 0, self._threads.decoders, parse)
+        # What the client allows stands in what is read here.
+        async with _until(record.arrived_s + limits.timeout_ms / 1000):
+            with record.timed("read"):
+                num_bytes = record.body_bytes or 0
+                submission = await _run_if_large(num_bytes, self._threads.decoders, parse)
         parameters = check_parameters([*request.query_params.multi_items(), *submission.parameters])
         plan = plan_answer(
             parameters,
@@ -182,21 +219,27 @@ class DensePose:
                 self._threads.pictures,
                 deadline_s,
                 max_pixels=limits.max_pixels,
-                max_answer_samples=limits.max_answer_samples,
             )
         record.add_stages(prepared.stage_seconds)
         height, width = prepared.sample.image_size_hw
         record.image_pixels = height * width
-        return _Task(plan, prepared, deadline_s)
+        # What waits for the device holds its resized image, and what a render is drawn on.
+        holding.resize(prepared.num_bytes)
+        size = AnswerSize(plan, prepared.sample.image_size_hw)
+        room = AnswerRoom(size, holding, limits.max_answer_bytes)
+        room.check(known_regions(prepared.sample.query))
+        sample = replace(prepared.sample, reserve=room.reserve)
+        return _Task(plan, replace(prepared, sample=sample), deadline_s, room)
 
     async def _ask_device(self, task: _Task) -> Prediction:
         sample = task.prepared.sample
         if sample.query.boxes_xyxy == ():
             # The client asked about no box at all.
+            task.room.reserve(())
             return Prediction(sample.image_size_hw, ())
         return await self._backend.queue.predict(task.plan.card, sample, task.deadline_s)
 
-    async def _write(self, draft: Draft, record: Record) -> bytes:
+    async def _write(self, draft: Draft, record: Record, room: AnswerRoom) -> Chunks:
         """The answer, its maps and its render made side by side."""
         encoders = self._threads.encoders
         with record.timed("encode"):
@@ -205,12 +248,14 @@ class DensePose:
                 await _run(encoders, canvases_of, draft) if is_painted else canvases_of(draft)
             )
             pieces = await asyncio.gather(
-                *(_run(encoders, job) for job in jobs_of(draft, canvases))
+                *(_run(encoders, job) for job in jobs_of(draft, canvases, room.count))
             )
         timing_ms = record.timing_ms()
         with record.timed("encode"):
             num_bytes = sum(piece.num_bytes for piece in pieces)
-            return await _run_if_large(num_bytes, encoders, write_answer, draft, pieces, timing_ms)
+            return await _run_if_large(
+                num_bytes, encoders, write_answer, draft, pieces, timing_ms, room.count
+            )
 
 
 async def _run(threads: Executor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -229,6 +274,11 @@ async def _run_if_large(
     if num_bytes <= SMALL_BYTES:
         return function(*args, **kwargs)
     return await _run(threads, function, *args, **kwargs)
+
+
+def _owner_of(request: Request) -> Hashable:
+    """Who a request counts for, together with others: its key or, without one, its connection."""
+    return record_of(request.scope).key_name or request.scope.get("client")
 
 
 def _all_of(request: Request, header: str) -> str | None:

@@ -1,5 +1,6 @@
 """The JSON that tells what was found."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,15 +23,25 @@ from service.output.measures import Hit, PartMeasures, find_hits, measure_parts
 from service.output.media import JSON
 from service.output.parts import GROUPS, PARTS
 
+# Where the letters of a file go. JSON escapes it, and no text of an answer has it.
+PLACE = "\x01{}\x01"
+
 
 def describe_answer(draft: Draft, pieces: Sequence[Piece], timing_ms: Mapping[str, float]) -> bytes:
-    """The answer in JSON: with its files in base64 or, in an archive, by their names there."""
+    """The answer in JSON: its files by their names in the archive or, without one, by `PLACE`.
+
+    That has the number of the file among those of all pieces.
+    """
+    number = itertools.count()
     plan, prediction = draft.plan, draft.prediction
     described: dict[str, dict[str, AnswerMap]] = {}
     for piece in pieces:
         for file in piece.files:
-            in_archive = None if plan.media_type == JSON else piece.name_in_archive(file)
-            described.setdefault(piece.owner, {})[file.name] = _describe_file(file, in_archive)
+            if plan.media_type == JSON:
+                where = {"data": PLACE.format(next(number))}
+            else:
+                where = {"file": piece.name_in_archive(file)}
+            described.setdefault(piece.owner, {})[file.name] = _describe_file(file, where)
     height, width = prediction.image_size_hw
     optional: dict[str, Any] = {}
     if plan.card.notice is not None:
@@ -61,9 +72,11 @@ def _describe_instance(
 ) -> AnswerInstance:
     optional: dict[str, Any] = {} if instance.mesh is None else {"mesh": instance.mesh}
     if plan.parameters.parts is not None:
+        groupings = plan.parameters.parts
+        measured = measure_parts(instance, [GROUPS[grouping] for grouping in groupings])
         optional["parts"] = {
-            grouping: [_describe_part(part) for part in measure_parts(instance, GROUPS[grouping])]
-            for grouping in plan.parameters.parts
+            grouping: [_describe_part(part) for part in parts]
+            for grouping, parts in zip(groupings, measured, strict=True)
         }
     class_id = instance.class_id
     return AnswerInstance(
@@ -90,12 +103,8 @@ def _by_output(maps: Mapping[str, AnswerMap]) -> AnswerMaps:
     return {**alone, **grouped}
 
 
-def _describe_file(file: EncodedMap, name_in_archive: str | None) -> AnswerMap:
-    optional: dict[str, Any] = {}
-    if name_in_archive is None:
-        optional["data"] = file.base64_text()
-    else:
-        optional["file"] = name_in_archive
+def _describe_file(file: EncodedMap, where: Mapping[str, str]) -> AnswerMap:
+    optional: dict[str, Any] = {**where}
     if file.scale is not None and file.offset is not None:
         optional |= {"scale": file.scale, "offset": file.offset}
     return AnswerMap(media_type=file.media_type, width=file.width, height=file.height, **optional)

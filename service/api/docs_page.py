@@ -14,17 +14,23 @@ DOCS_FILES = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
     "swagger-ui.css": "text/css; charset=utf-8",
 }
+# The page, and what it loads.
+DOCS_PATHS = ("/docs", "/openapi.json", *(f"/docs/{name}" for name in DOCS_FILES))
 INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 
-def docs_router(openapi_url: str, title: str) -> APIRouter:
-    """The routes below /docs."""
+def docs_router(title: str) -> APIRouter:
+    """The routes below /docs.
+
+    Addresses in the page are relative to its own, of which the service knows the end alone: the
+    edge may have taken a prefix off.
+    """
     router = APIRouter(prefix="/docs", include_in_schema=False)
     page = get_swagger_ui_html(
-        openapi_url=openapi_url,
+        openapi_url="./openapi.json",
         title=title,
-        swagger_js_url="/docs/swagger-ui-bundle.js",
-        swagger_css_url="/docs/swagger-ui.css",
+        swagger_js_url="./docs/swagger-ui-bundle.js",
+        swagger_css_url="./docs/swagger-ui.css",
         swagger_favicon_url="data:,",
     )
     content = bytes(page.body)

@@ -26,7 +26,14 @@ from service.api.examples import (
 )
 from service.api.parameters import Parameters
 from service.api.schemas import Answer, ProblemDetails
-from service.errors import ClientLeft, Forbidden, Overloaded, Unauthorized
+from service.errors import (
+    ClientLeft,
+    Forbidden,
+    ForbiddenOrigin,
+    Overloaded,
+    Unauthorized,
+    UnknownHost,
+)
 from service.output.media import COCO, NPY, NPZ, PNG, ZIP
 
 REFERENCE = "#/components/schemas/{model}"
@@ -42,7 +49,12 @@ KEYS_OF_ALL: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"header": []}]
 def document(app: FastAPI) -> dict[str, Any]:
     """The application's OpenAPI document."""
     openapi = get_openapi(
-        title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes
+        title=app.title,
+        version=app.version,
+        description=DESCRIPTION,
+        routes=app.routes,
+        # Where the document itself is: the edge may have taken a prefix off.
+        servers=[{"url": "."}],
     )
     schemas: dict[str, Any] = openapi["components"]["schemas"]
     for model in (Answer, ProblemDetails):
@@ -50,8 +62,9 @@ def document(app: FastAPI) -> dict[str, Any]:
     _drop_framework_errors(openapi)
     openapi["components"]["securitySchemes"] = KEYS
     for path, operations in openapi["paths"].items():
-        if path not in OPEN_PATHS:
-            for operation in operations.values():
+        for operation in operations.values():
+            operation["responses"] |= {**OF_PAGES, **operation["responses"]}
+            if path not in OPEN_PATHS:
                 operation["security"] = KEYS_OF_ALL
                 operation["responses"] |= {**OF_KEYS, **operation["responses"]}
     return openapi
@@ -190,10 +203,11 @@ def _problem_response(problems: list[Problem]) -> dict[str, Any]:
     return response
 
 
-# What a path that needs a key may answer, whatever else it does.
-OF_KEYS = {
-    str(status): response
-    for status, response in problem_responses(
-        [PROBLEM_OF[Unauthorized], PROBLEM_OF[Overloaded]]
-    ).items()
-}
+def _of_any_path(*errors: type[Exception]) -> dict[str, dict[str, Any]]:
+    responses = problem_responses(PROBLEM_OF[error] for error in errors)
+    return {str(status): response for status, response in responses.items()}
+
+
+# What a path may answer whatever else it does: any, and one that needs a key.
+OF_PAGES = _of_any_path(ForbiddenOrigin, UnknownHost)
+OF_KEYS = _of_any_path(Unauthorized, Overloaded)

@@ -26,6 +26,7 @@ from service.errors import (
     DeviceUnavailable,
     Draining,
     Forbidden,
+    ForbiddenOrigin,
     HeadersTooLarge,
     ImageTooLarge,
     InvalidParameter,
@@ -39,6 +40,7 @@ from service.errors import (
     Unauthorized,
     UndecodableImage,
     Unhealthy,
+    UnknownHost,
     UnsupportedMediaType,
     UnsupportedOutput,
 )
@@ -58,6 +60,7 @@ class Problem:
 
 
 INTERNAL_ERROR = Problem(500, "internal_error", "A defect of the service")
+INVALID_PARAMETER = Problem(422, "invalid_parameter", "A parameter cannot be used")
 CHECKPOINT_UNAVAILABLE = Problem(
     502, "checkpoint_unavailable", "The model's file could not be had, or did not verify"
 )
@@ -67,6 +70,7 @@ PROBLEM_OF: Mapping[type[Exception], Problem] = {
     MalformedRequest: Problem(400, "malformed_request", "The body cannot be read"),
     Unauthorized: Problem(401, "unauthorized", "A key is missing or wrong"),
     Forbidden: Problem(403, "forbidden", "This may not be done here"),
+    ForbiddenOrigin: Problem(403, "forbidden_origin", "Pages of this origin may not ask"),
     UnknownModel: Problem(404, "unknown_model", "No model has this name"),
     NotAcceptable: Problem(406, "not_acceptable", "The answer has no such form"),
     SlowUpload: Problem(408, "slow_upload", "The body did not arrive in time"),
@@ -76,10 +80,11 @@ PROBLEM_OF: Mapping[type[Exception], Problem] = {
     UnsupportedMediaType: Problem(
         415, "unsupported_media_type", "A body of this type is not read here"
     ),
+    UnknownHost: Problem(421, "unknown_host", "The service has another name"),
     UndecodableImage: Problem(422, "undecodable_image", "The bytes are not an image"),
-    InvalidParameter: Problem(422, "invalid_parameter", "A parameter cannot be used"),
+    InvalidParameter: INVALID_PARAMETER,
     UnsupportedOutput: Problem(422, "unsupported_output", "The model has no such map"),
-    AnswerTooLarge: Problem(422, "answer_too_large", "The maps have too many samples"),
+    AnswerTooLarge: Problem(422, "answer_too_large", "The answer has too many bytes"),
     Overloaded: Problem(429, "overloaded", "The service is busy", retry_after_s=1),
     # Nobody reads this one: it is for the log and the metrics.
     ClientLeft: Problem(499, "client_left", "The client left"),
@@ -94,7 +99,7 @@ PROBLEM_OF: Mapping[type[Exception], Problem] = {
     # Of the command line and the start: no request can meet them.
     DeviceUnavailable: INTERNAL_ERROR,
     InvalidSetting: INTERNAL_ERROR,
-    ModelNotAdded: INTERNAL_ERROR,
+    ModelNotAdded: INVALID_PARAMETER,
 }
 
 FRAMEWORK_PROBLEMS: Mapping[int, tuple[Problem, str]] = {

@@ -10,6 +10,8 @@ from service.api.backend import Backend, Probe
 from service.api.schemas import Health
 from service.metrics import Metrics
 
+# Asked every few seconds by machines.
+OPERATION_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 RETRY_AFTER_S = 1
 
 

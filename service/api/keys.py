@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 DIGEST = re.compile(r"[0-9a-fA-F]{64}")
-RATE = re.compile(r"(\d{1,9})/([smh])")
-CONCURRENCY = re.compile(r"\d{1,6}")
+RATE = re.compile(r"([0-9]{1,9})/([smh])")
+CONCURRENCY = re.compile(r"[0-9]{1,6}")
 SECONDS_OF = {"s": 1, "m": 60, "h": 3600}
 # The holder of the admin key is called so in the log; no other key may be.
 ADMIN = "admin"

@@ -4,19 +4,19 @@ import logging
 from collections.abc import Callable, Iterator
 
 from opentelemetry import trace
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import internal_error_response
+from service.api.health import OPERATION_PATHS
+from service.api.origins import Origins
 from service.api.record import REFUSAL_KEY, SCOPE_KEY, STAGES, Record, new_record
 from service.api.traces import trace_id_of
 from service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-# Asked every few seconds by machines; their lines would drown the others.
-QUIET_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 MAX_LOGGED_PATH = 256
 # Anybody may invent a method; the metrics know these.
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -38,10 +38,12 @@ class RequestRecorder:
         app: ASGIApp,
         *,
         metrics: Metrics,
+        origins: Origins,
         measured_route: str,
         is_draining: Callable[[], bool],
     ) -> None:
         self.app = app
+        self.origins = origins
         self.metrics = metrics
         self.measured_route = measured_route
         self.is_draining = is_draining
@@ -55,6 +57,9 @@ class RequestRecorder:
         record = new_record(headers.get("x-request-id"))
         record.trace_id = trace_id_of(headers)
         scope[SCOPE_KEY] = record
+        # HEAD is answered as GET would be; whoever writes the answer leaves its body out.
+        is_head = scope["method"] == "HEAD"
+        inner = {**scope, "method": "GET"} if is_head else scope
 
         async def receive_unless_refused() -> Message:
             message = await receive()
@@ -68,33 +73,34 @@ class RequestRecorder:
                 record.media_type = Headers(raw=message["headers"]).get("content-type")
                 message["headers"] = [*message["headers"], *_headers(record)]
                 message["headers"] += _missing_headers(message["headers"])
+                self.origins.describe(headers, MutableHeaders(scope=message))
                 _describe_span(record)
                 if self.is_draining():
                     # The next request will find its way to another replica on a new connection.
                     message["headers"].append((b"connection", b"close"))
-            elif message["type"] == "http.response.body":
+            elif message["type"] == "http.response.body" and not is_head:
                 record.response_bytes += len(message.get("body", b""))
             await send(message)
 
         try:
-            await self.app(scope, receive_unless_refused, send_and_note)
+            await self.app(inner, receive_unless_refused, send_and_note)
         except Exception:
             logger.exception("unhandled error", extra={"fields": {"id": record.request_id}})
             if record.status is None:
                 response = internal_error_response(Request(scope))
                 await response(scope, receive, send_and_note)
         finally:
-            self._measure(scope, record)
+            is_measured = scope["path"] == self.measured_route
+            # What is turned away at the door has not found its route.
+            route = self.measured_route if is_measured else _route_of(inner)
+            self._measure(route, scope["method"], record)
             _log(scope, record)
 
-    def _measure(self, scope: Scope, record: Record) -> None:
+    def _measure(self, route: str, method: str, record: Record) -> None:
         metrics = self.metrics
-        # What is turned away at the door has not found its route.
-        is_measured = scope["path"] == self.measured_route
-        route = self.measured_route if is_measured else _route_of(scope)
-        method = scope["method"] if scope["method"] in METHODS else "other"
+        method = method if method in METHODS else "other"
         metrics.http_requests.labels(route, method, str(record.status)).inc()
-        if not is_measured or method != "POST":
+        if route != self.measured_route or method != "POST":
             return
         if record.refusal is not None:
             metrics.refusals.labels(record.refusal).inc()
@@ -167,5 +173,6 @@ def _log(scope: Scope, record: Record) -> None:
         "response_bytes": record.response_bytes,
         "timing_ms": record.timing_ms(),
     }
-    level = logging.DEBUG if scope["path"] in QUIET_PATHS else logging.INFO
+    # The lines of those that machines ask would drown the others.
+    level = logging.DEBUG if scope["path"] in OPERATION_PATHS else logging.INFO
     logger.log(level, "request", extra={"fields": fields})

@@ -10,7 +10,7 @@ from service.api.capabilities import outputs_of
 from service.api.document import problem_responses
 from service.api.errors import PROBLEM_OF
 from service.api.schemas import ModelDescription, ModelList
-from service.errors import Forbidden, Unauthorized
+from service.errors import Forbidden, ForbiddenOrigin, Unauthorized
 
 # Where a model's id leads.
 OF_A_MODEL = {
@@ -29,7 +29,7 @@ OF_THE_LIST = {
 def models_router(backend: Backend, default_model: str, access: Access) -> APIRouter:
     """The routes below /v1/models."""
     router = APIRouter(prefix="/v1/models", tags=["models"])
-    errors = (Unauthorized, Forbidden, UnknownModel)
+    errors = (Unauthorized, Forbidden, ForbiddenOrigin, UnknownModel)
     problems = problem_responses([PROBLEM_OF[error] for error in errors])
     admin_problems = problems | {202: {"links": OF_A_MODEL}}
     unknown = problem_responses([PROBLEM_OF[UnknownModel]]) | {200: {"links": OF_A_MODEL}}

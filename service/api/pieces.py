@@ -21,18 +21,6 @@ class Draft:
     prediction: Prediction
     scenery: Scenery = field(default_factory=Scenery)
 
-    @property
-    def num_bytes(self) -> int:
-        """What it takes in memory."""
-        instances = self.prediction.instances
-        maps = (map_ for instance in instances for map_ in instance.maps.values())
-        photo, atlas = self.scenery.photo, self.scenery.atlas
-        return (
-            sum(map_.samples.nbytes for map_ in maps)
-            + (0 if photo is None else photo.pixels_HW3.nbytes)
-            + (0 if atlas is None else atlas.nbytes)
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
@@ -55,7 +43,7 @@ class Piece:
     @property
     def num_bytes(self) -> int:
         """What it takes in memory."""
-        files = sum(len(file.data) for file in self.files)
+        files = sum(file.num_bytes for file in self.files)
         return files + sum(map_.samples.nbytes for map_ in self.maps.values())
 
     def qualified(self, name: str) -> str:

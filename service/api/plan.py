@@ -4,16 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from model_store.catalogue import ModelCard, find_model
-from service.api.capabilities import (
-    SAMPLES_PER_INSTANCE,
-    outputs_of,
-    samples_per_instance,
-    samples_per_pixel,
-)
+from service.api.capabilities import BYTES_PER_INSTANCE, maps_of, outputs_of, tells_its_mask
 from service.api.parameters import Parameters
 from service.api.styling import style_for
-from service.datatypes import BoxXYXY, Output, Query, SizeHW
-from service.errors import AnswerTooLarge, InvalidParameter, NotAcceptable, UnsupportedOutput
+from service.datatypes import AnyMap, BoxXYXY, Output, Query, SizeHW
+from service.errors import InvalidParameter, NotAcceptable, UnsupportedOutput
 from service.output.media import NPZ, PNG
 from service.output.presets import Style
 
@@ -53,12 +48,9 @@ class Plan:
         return style.background in {"photo", "grey"}
 
     @property
-    def needed_outputs(self) -> frozenset[Output]:
+    def needed_outputs(self) -> frozenset[AnyMap]:
         """What the device has to give for all of it, and no more."""
-        needed = frozenset(self.outputs)
-        if needed and self.is_whole_image:
-            # It tells which pixels of the region are the instance's own.
-            needed |= {Output.MASK}
+        needed: frozenset[AnyMap] = frozenset(self.outputs)
         if self.style is not None:
             needed |= self.style.preset.needs[self.card.kind]
         if self.parameters.parts is not None:
@@ -66,7 +58,17 @@ class Plan:
         if self.parameters.points is not None:
             is_chart = self.card.kind == "chart"
             needed |= {Output.LABELS, Output.UV} if is_chart else {Output.VERTICES}
-        return needed & frozenset(outputs_of(self.card))
+        needed &= frozenset(maps_of(self.card))
+        if self.outputs and self.is_whole_image and not self._is_mask_told(needed):
+            # It tells which pixels of the region are the instance's own.
+            needed |= {Output.MASK}
+        return needed
+
+    def _is_mask_told(self, needed: frozenset[AnyMap]) -> bool:
+        if Output.CONFIDENCE in self.outputs:
+            # The device itself needs it for the range that all instances share.
+            return False
+        return any(tells_its_mask(self.card, output) for output in needed)
 
     @property
     def short_and_long_side(self) -> tuple[int, int]:
@@ -108,11 +110,10 @@ def plan_answer(
     return plan
 
 
-def query_for(plan: Plan, image_size_hw: SizeHW, *, max_answer_samples: int) -> Query:
+def query_for(plan: Plan, image_size_hw: SizeHW) -> Query:
     """What to ask of the device about an image of this size.
 
     Raises:
-        AnswerTooLarge: the answer would have more samples whatever is in the image.
         InvalidParameter: a given box or point lies outside the image.
     """
     parameters = plan.parameters
@@ -124,24 +125,8 @@ def query_for(plan: Plan, image_size_hw: SizeHW, *, max_answer_samples: int) -> 
     for index, (x, y) in enumerate(parameters.points or ()):
         if not (0 <= x < image_size_hw[1] and 0 <= y < image_size_hw[0]):
             raise _outside(f"points[{index}]", image_size_hw)
-    outputs = plan.needed_outputs
-    spare = max_answer_samples
-    if plan.is_whole_image:
-        height, width = image_size_hw
-        spare -= samples_per_pixel(plan.card, plan.outputs) * height * width
-    if plan.style is not None:
-        spare -= _render_samples(plan.style, image_size_hw)
-    max_instances = parameters.max_instances if boxes is None else len(boxes)
-    spare -= samples_per_instance(outputs) * max_instances
-    if spare < 0:
-        raise AnswerTooLarge(
-            f"The maps of this answer would have more than {max_answer_samples} samples: ask for "
-            "fewer outputs or instances, or send a smaller image."
-        )
-    samples = samples_per_pixel(plan.card, outputs)
-    limits = {"max_region_pixels": spare // samples} if samples else {}
     return Query(
-        outputs=outputs,
+        outputs=plan.needed_outputs,
         min_score=parameters.min_score,
         max_instances=parameters.max_instances,
         boxes_xyxy=boxes,
@@ -149,7 +134,6 @@ def query_for(plan: Plan, image_size_hw: SizeHW, *, max_answer_samples: int) -> 
         mesh=parameters.mesh,
         box_expand=parameters.box_expand,
         is_confidence_range_shared=plan.is_whole_image and Output.CONFIDENCE in plan.outputs,
-        **limits,
     )
 
 
@@ -207,7 +191,7 @@ def _check_form(plan: Plan) -> None:
         _check_picture(plan.outputs)
     if plan.is_whole_image:
         for output in plan.outputs:
-            if output in SAMPLES_PER_INSTANCE:
+            if output in BYTES_PER_INSTANCE:
                 raise UnsupportedOutput(
                     f"outputs: {str(output)!r} has no form with layout=image: ask for "
                     "layout=instance."
@@ -273,14 +257,6 @@ def _class_id(name: int | str, card: ModelCard) -> int:
         return int(text)
     known = ", ".join(f"{index} {known}" for index, known in enumerate(card.class_names))
     raise InvalidParameter(f"classes: {card.id} has no class {name!a:.80}; it has {known}.")
-
-
-def _render_samples(style: Style, image_size_hw: SizeHW) -> int:
-    if not style.preset.has_samples:
-        return 0
-    width, height = style.size_wh or image_size_hw[::-1]
-    is_opaque = style.preset.background is None or style.background != "transparent"
-    return (len(style.preset.channels) + (not is_opaque)) * width * height
 
 
 def _clip(index: int, box_xyxy: BoxXYXY, image_size_hw: SizeHW) -> BoxXYXY:

@@ -42,14 +42,12 @@ async def prepare(
     deadline_s: float,
     *,
     max_pixels: int,
-    max_answer_samples: int,
 ) -> Prepared:
     """The image as the network takes it, and what to ask about it.
 
     Raises:
         ImageTooLarge, UndecodableImage: the image or the atlas.
         InvalidParameter: the boxes or points, or the atlas, do not fit.
-        AnswerTooLarge: the answer would have more samples whatever is in the image.
     """
     short_side, long_side = plan.short_and_long_side
     is_gathered_from = Output.TEXTURE in plan.needed_outputs
@@ -62,7 +60,7 @@ async def prepare(
     pixels = await decoders.read(submission.image, submission.atlas, wanted, deadline_s)
     if pixels.atlas is not None:
         _check_atlas(pixels.atlas)
-    query = query_for(plan, pixels.image_size_hw, max_answer_samples=max_answer_samples)
+    query = query_for(plan, pixels.image_size_hw)
     return Prepared(
         Sample(
             pixels.resized_hw3,

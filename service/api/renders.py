@@ -1,8 +1,10 @@
 """GET /v1/renders: the pictures and files for downstream tools."""
 
+from dataclasses import asdict
+
 from fastapi import APIRouter
 
-from service.api.schemas import RenderDescription, RenderList
+from service.api.schemas import RenderDescription, RenderList, ToolDescription
 from service.output.preset_table import PRESETS
 
 
@@ -14,7 +16,8 @@ def renders_router() -> APIRouter:
             RenderDescription(
                 name=preset.name,
                 description=preset.description,
-                tool=preset.tool,
+                tool=", ".join(tool.name for tool in preset.tools),
+                tools=[ToolDescription(**asdict(tool)) for tool in preset.tools],
                 source=preset.source,
                 media_type=preset.media_type,
                 channels=preset.channels,
@@ -22,8 +25,9 @@ def renders_router() -> APIRouter:
                 palette=preset.palette,
                 alpha=preset.alpha,
                 background=preset.background,
-                people=preset.people,
-                min_score=preset.min_score,
+                people=preset.tools[0].people,
+                min_score=preset.tools[0].min_score,
+                max_instances=preset.tools[0].max_instances,
             )
             for preset in PRESETS.values()
         ]

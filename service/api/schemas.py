@@ -190,12 +190,24 @@ class PartList(BaseModel):
     parts: list[PartDescription]
 
 
+class ToolDescription(BaseModel):
+    """A tool that reads a render; what it asks of the model itself, null where not known."""
+
+    name: str = Field(examples=["HR-VITON"])
+    min_score: float | None
+    max_instances: int | None
+    people: str
+
+
 class RenderDescription(BaseModel):
     """A picture or file for a downstream tool; null where something means nothing to it."""
 
     name: str = Field(examples=["viton"])
     description: str
-    tool: str = Field(description="Who reads it.")
+    tool: str = Field(description="Who reads it: the names of `tools`.")
+    tools: list[ToolDescription] = Field(
+        description="With these values the render equals the tool's own picture: ask for them."
+    )
     source: str = Field(description="Where its form is known from.")
     media_type: str
     channels: tuple[str, ...] = Field(description="In the order of the file.")
@@ -203,10 +215,9 @@ class RenderDescription(BaseModel):
     palette: str | None
     alpha: float | None
     background: str | None
-    people: str
-    min_score: float | None = Field(
-        description="What the tool uses itself: ask for it with `min_score`."
-    )
+    people: str = Field(description="Of the first of `tools`, as the next two.")
+    min_score: float | None
+    max_instances: int | None
 
 
 class RenderList(BaseModel):

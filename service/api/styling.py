@@ -15,14 +15,20 @@ def style_for(parameters: Parameters, *, has_atlas: bool) -> Style | None:
     Raises:
         InvalidParameter: a wish means nothing to this preset, or there is no preset to refine.
     """
-    given = sorted(REFINEMENTS & parameters.model_fields_set)
-    if has_atlas:
-        given.append("atlas")
     if parameters.render is None:
-        if given:
+        if given := _refinements(parameters, has_atlas=has_atlas):
             raise InvalidParameter(f"{given[0]}: it goes with 'render', which is not given.")
         return None
-    preset = PRESETS[parameters.render]
+    return style_with(PRESETS[parameters.render], parameters, has_atlas=has_atlas)
+
+
+def style_with(preset: Preset, parameters: Parameters, *, has_atlas: bool = False) -> Style:
+    """How this preset is to be made.
+
+    Raises:
+        InvalidParameter: a wish means nothing to it.
+    """
+    given = _refinements(parameters, has_atlas=has_atlas)
     meant = _meant_for(preset)
     for name in given:
         if name not in meant:
@@ -44,10 +50,15 @@ def style_for(parameters: Parameters, *, has_atlas: bool) -> Style | None:
         alpha=_first(parameters.alpha, preset.alpha, 1.0),
         background=background,
         is_best_on_top=parameters.paint == "best-on-top",
-        people=preset.people if parameters.people is None else parameters.people,
+        people="all" if parameters.people is None else parameters.people,
         size_wh=parameters.size,
         image_id=parameters.image_id,
     )
+
+
+def _refinements(parameters: Parameters, *, has_atlas: bool) -> list[str]:
+    given = sorted(REFINEMENTS & parameters.model_fields_set)
+    return [*given, "atlas"] if has_atlas else given
 
 
 def _meant_for(preset: Preset) -> set[str]:

@@ -30,7 +30,7 @@ BODY_CHANNEL: Mapping[str, int | None] = {
 class Map:
     """One output: uint8 or uint16, [h, w] or [h, w, 3]; `uv` is float32 [2, h, w].
 
-    Quantized samples have `scale` and `offset`.
+    Quantized samples have `scale` and `offset`; their sample 0 is off the body.
     """
 
     samples: NDArray[Any] = field(repr=False)
@@ -38,10 +38,11 @@ class Map:
     offset: float | None = None
 
     def values(self) -> NDArray[Any]:
-        """The samples or, where they are quantized, offset + scale * sample in float32."""
+        """The samples or, where they are quantized, what they mean in float32: 0.0 off the body."""
         if self.scale is None or self.offset is None:
             return self.samples
-        return np.float32(self.offset) + np.float32(self.scale) * self.samples.astype(np.float32)
+        values = self.offset + self.scale * self.samples
+        return np.where(self.samples > 0, values, 0.0).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

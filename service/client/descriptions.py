@@ -66,8 +66,21 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool that reads a render, and what it asks of the model itself; None: not known."""
+
+    name: str
+    min_score: float | None
+    max_instances: int | None
+    people: str
+
+
+@dataclass(frozen=True, slots=True)
 class Render:
-    """A picture or file for another tool; `min_score` is what that tool uses itself."""
+    """A picture or file for other tools; with a tool's values it equals the tool's own picture.
+
+    `people`, `min_score` and `max_instances` are those of the first of `tools`.
+    """
 
     name: str
     description: str
@@ -81,6 +94,8 @@ class Render:
     background: str | None
     people: str
     min_score: float | None
+    max_instances: int | None = None
+    tools: tuple[Tool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +150,8 @@ def read_renders(content: bytes) -> tuple[Render, ...]:
             background=fields.text_or_none("background"),
             people=fields.text("people"),
             min_score=fields.number_or_none("min_score"),
+            max_instances=fields.integer_or_none("max_instances"),
+            tools=tuple(_tool(tool) for tool in fields.objects("tools")),
         )
         for fields in parse_fields(content).objects("renders")
     )
@@ -151,6 +168,15 @@ def illness_in(error: Refused) -> Health:
     if error.status != UNAVAILABLE:
         raise error
     return Health(is_well=False, reason=error.detail)
+
+
+def _tool(fields: Fields) -> Tool:
+    return Tool(
+        fields.text("name"),
+        fields.number_or_none("min_score"),
+        fields.integer_or_none("max_instances"),
+        fields.text("people"),
+    )
 
 
 def _model(fields: Fields) -> Model:

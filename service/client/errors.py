@@ -62,6 +62,14 @@ class Forbidden(Refused):
     """The key may not do this, or nobody may."""
 
 
+class ForbiddenOrigin(Refused):
+    """A page of this origin may not use the server."""
+
+
+class UnknownHost(Refused):
+    """The server does not go by the name in its address."""
+
+
 class UnknownModel(Refused):
     """No model has this name; the detail has the closest ones."""
 
@@ -150,6 +158,8 @@ ERROR_OF: Mapping[str, type[Refused]] = {
     "malformed_request": MalformedRequest,
     "unauthorized": Unauthorized,
     "forbidden": Forbidden,
+    "forbidden_origin": ForbiddenOrigin,
+    "unknown_host": UnknownHost,
     "unknown_model": UnknownModel,
     "not_found": NotFound,
     "method_not_allowed": MethodNotAllowed,

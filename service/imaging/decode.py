@@ -21,6 +21,7 @@ from service.imaging.orientation import TRANSPOSED, turn_upright
 from service.imaging.picture import LARGE_PIXELS, Picture
 from service.imaging.png import read_png, read_png_with_alpha
 from service.imaging.tiff import read_tiff
+from service.imaging.unread import name_of_file
 from service.imaging.webp import read_webp
 
 
@@ -103,7 +104,8 @@ def decode_image(data: bytes | bytearray | memoryview, *, max_pixels: int) -> Im
     """The first picture of a JPEG, PNG, WebP, GIF, BMP or TIFF file, upright; the bytes decide.
 
     Alpha is dropped; palette, grey and CMYK are converted as Pillow does it; of 16-bit samples
-    the upper 8 bits are kept. Apart from that the pixels are those that Pillow reads.
+    the upper 8 bits are kept. Apart from that the pixels are those that Pillow reads, but for TIFF
+    and BMP files that it reads wrong.
 
     Raises:
         ImageTooLarge: it has more pixels than `max_pixels`; none was decoded.
@@ -151,7 +153,8 @@ def _format_of(data: memoryview) -> _Format:
         if kind.beginning.match(data):
             return kind
     names = ", ".join(kind.name for kind in _FORMATS)
-    raise UndecodableImage(f"The bytes are no image of a format that is read: {names}.")
+    what = f"{name}, " if (name := name_of_file(data)) else ""
+    raise UndecodableImage(f"The bytes are {what}no image of a format that is read: {names}.")
 
 
 def _check_size(picture: Picture, max_pixels: int) -> None:

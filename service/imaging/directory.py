@@ -11,6 +11,9 @@ _BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 # Bytes per value of each type, BYTE to DOUBLE, and IFD.
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _INTEGER_FORMATS = {1: "B", 3: "H", 4: "I"}
+_RATIONAL = 5
+# More than a palette of 8 bits has; each becomes a Python object.
+_MAX_NUMBERS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +27,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """The first directory of a file, at `start`; `byte_order` is that of the struct module."""
+    """The first directory of a file, at `start`; `byte_order` is that of the struct module.
+
+    `is_last` unless another one follows.
+    """
 
     byte_order: str
     start: int
     entries: Mapping[int, Entry]
+    is_last: bool
 
     def integer(self, tag: int, default: int = 0) -> int:
         """The value of a tag that has a single unsigned integer; the default if it has not."""
@@ -49,6 +56,38 @@ class Directory:
             self.entries[tag].value, "little" if self.byte_order == "<" else "big"
         )
 
+    def numbers(self, data: memoryview, tag: int) -> tuple[float, ...]:
+        """The values of a tag of unsigned integers or rationals, 1024 at most; else none.
+
+        Raises:
+            struct.error: they lie outside the data.
+        """
+        entry = self.entries.get(tag)
+        if entry is None or entry.type not in {*_INTEGER_FORMATS, _RATIONAL}:
+            return ()
+        count = min(entry.count, _MAX_NUMBERS)
+        source, start = memoryview(entry.value), 0
+        if self.num_bytes(tag) > len(entry.value):
+            source, start = data, self.offset(tag)
+        if entry.type != _RATIONAL:
+            code = f"{self.byte_order}{count}{_INTEGER_FORMATS[entry.type]}"
+            return struct.unpack_from(code, source, start)
+        terms = struct.unpack_from(f"{self.byte_order}{2 * count}I", source, start)
+        return tuple(
+            above / below if below else 0.0
+            for above, below in zip(terms[::2], terms[1::2], strict=True)
+        )
+
+    def part(self, data: memoryview, tag: int, first: int, count: int) -> Entry:
+        """A tag of the same type that has some of the values of this one."""
+        kind, width = self.entries[tag].type, self.num_bytes(tag) // self.entries[tag].count
+        source, start = memoryview(self.entries[tag].value), first * width
+        if self.num_bytes(tag) > len(source):
+            source, start = data, self.offset(tag) + start
+        if count * width > len(self.entries[tag].value):
+            return Entry(kind, count, struct.pack(f"{self.byte_order}I", start))
+        return Entry(kind, count, bytes(source[start : start + count * width]))
+
 
 def read_directory(data: memoryview) -> Directory:
     """The first directory of a TIFF structure; of a tag that comes twice the first counts.
@@ -68,4 +107,5 @@ def read_directory(data: memoryview) -> Directory:
         f"{byte_order}HHI4s", table[: len(table) // 12 * 12]
     ):
         entries.setdefault(tag, Entry(kind, count, value))
-    return Directory(byte_order, start, entries)
+    is_last = not any(data[start + 2 + 12 * num_entries :][:4])
+    return Directory(byte_order, start, entries, is_last)

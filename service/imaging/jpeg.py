@@ -20,6 +20,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from service.errors import UndecodableImage
 from service.imaging.orientation import EXIF_PREFIX, read_orientation
 from service.imaging.picture import LARGE_PIXELS, Picture, read_pixels
+from service.imaging.unread import name_of
 
 # The next marker that begins a segment or ends the picture: not a stuffed zero, not a restart.
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
@@ -27,6 +28,7 @@ _END = 0xD9
 _SCAN = 0xDA
 _APP1 = 0xE1
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_UNREAD_BITS = frozenset({12, 16})
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 # APP1 to APP13, APP15 and comments: nothing in them changes a pixel.
 _METADATA = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
@@ -58,11 +60,16 @@ def read_jpeg(data: memoryview) -> Picture:
         header.append(segment)
         if segment.marker == _SCAN:
             break
+    for segment in header:
+        if name := name_of("jpeg_frames", segment.marker):
+            raise UndecodableImage(_not_read(name))
     frames = [segment for segment in header if segment.marker in _FRAMES]
     if len(frames) != 1 or header[-1].marker != _SCAN:
         raise UndecodableImage("The JPEG image has no single picture, or is cut short.")
     frame, scan = frames[0], header[-1]
-    height, width, num_components = struct.unpack_from(">xHHB", data, frame.payload)
+    bits, height, width, num_components = struct.unpack_from(">BHHB", data, frame.payload)
+    if bits in _UNREAD_BITS:
+        raise UndecodableImage(_not_read(f"JPEG with samples of {bits} bits"))
     num_scanned = 0
     # The decoder reads on behind the first scan only if that leaves something open.
     if frame.marker in _PROGRESSIVE or data[scan.payload] < num_components:
@@ -99,6 +106,10 @@ def _count_scanned_samples(data: memoryview, frame: _Segment, segments: Iterable
                 "send it as a baseline JPEG, or smaller."
             )
     return num_scanned
+
+
+def _not_read(name: str) -> str:
+    return f"The image is {name}, which is not read; send it as JPEG of 8 bits or as PNG."
 
 
 def _segments(data: memoryview) -> Iterator[_Segment]:

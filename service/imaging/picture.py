@@ -40,7 +40,7 @@ def read_pixels(image: Image, *, grey_bits: int = 16) -> NDArray[np.uint8]:
     16-bit grey it would clip. `grey_bits` says how many bits those grey samples really use.
     """
     if image.mode in {"I", "F"}:
-        raise UndecodableImage("Samples of 32 bits, or with a sign, have no range to scale from.")
+        raise UndecodableImage("Samples of 32 bits have no range to scale from.")
     image.load()
     num_rows = max(_PIXELS_AT_A_TIME // max(image.width, 1), 1)
     if image.height <= num_rows:
@@ -55,11 +55,13 @@ def read_pixels(image: Image, *, grey_bits: int = 16) -> NDArray[np.uint8]:
 
 
 def _converted(image: Image, grey_bits: int) -> NDArray[np.uint8]:
-    if image.mode.startswith("I;16"):
-        grey_HW = (np.asarray(image) >> (grey_bits - 8)).astype(np.uint8)
+    if image.mode == "L" or image.mode.startswith("I;16"):
+        grey_HW = np.asarray(image)
+        if image.mode != "L":
+            grey_HW = (grey_HW >> (grey_bits - 8)).astype(np.uint8)
         return np.asarray(cv2.cvtColor(grey_HW, cv2.COLOR_GRAY2BGR), np.uint8)
-    if image.mode == "La":
-        image = image.convert("LA")
+    if image.mode in {"La", "RGBa"}:
+        image = image.convert(image.mode.upper())
     if image.mode not in {"RGB", "RGBA"}:
         image = image.convert("RGB")
     # Pillow keeps both in 4 bytes a pixel: to copy them as they are and let OpenCV pack them is

@@ -83,6 +83,8 @@ def _plain_parts(data: memoryview) -> tuple[Part, list[Part], int]:
         elif kind in {_PALETTE, _END}:
             parts += (*_as_one(run), chunk)
             run = []
+        elif kind == b"CgBI":
+            raise UndecodableImage("PNG as Apple's tools store it in apps is not read; undo that.")
         elif kind == b"eXIf":
             orientation = read_orientation(chunk[8:-4])
         position = end

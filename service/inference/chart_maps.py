@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from service.datatypes import Output
+from service.datatypes import AnyMap, Output, RawMap
 from service.inference.argmax import argmax_of_rows
 from service.inference.map_buffer import Chunk, MapBuffer, MapLayout, spread
 from service.inference.regions import Tile, as_table, tiles
@@ -27,7 +27,9 @@ from service.network.predictors import HeadOutput
 MIN_VARIANCE = 0.01
 # Fields of one channel; all others have one for each label.
 PER_CELL = ("fine_segm_confidence", "coarse_segm_confidence")
-QUANTIZED_MAX = 65535
+IUV16_MAX = 65535
+# Of confidences: sample 0 is off the body, so that their least value is 1.
+QUANTIZED_MIN, QUANTIZED_MAX = 1, 65535
 CONFIDENCE_RANGES = "confidence_ranges"
 
 
@@ -43,21 +45,21 @@ class ChartMaps:
     def __init__(self, confidence_fields: Sequence[str]) -> None:
         self._confidence_fields = confidence_fields
 
-    def fields(self, outputs: frozenset[Output]) -> tuple[str, ...]:
+    def fields(self, outputs: frozenset[AnyMap]) -> tuple[str, ...]:
         """What the head must give for these outputs, and no more."""
         fields = ["coarse_segm"]
         if outputs - {Output.COARSE}:
             fields.append("fine_segm")
-        if outputs & {Output.IUV, Output.IUV16, Output.UV, Output.TEXTURE}:
+        if outputs & {Output.IUV, Output.IUV16, Output.UV, Output.TEXTURE, RawMap.UV}:
             fields += ["u", "v"]
-        if Output.CONFIDENCE in outputs:
+        if outputs & {Output.CONFIDENCE, RawMap.CONFIDENCE}:
             fields += self._confidence_fields
         return tuple(fields)
 
-    def layout(self, outputs: frozenset[Output], pixels: int, instances: int) -> MapLayout:
+    def layout(self, outputs: frozenset[AnyMap], pixels: int, instances: int) -> MapLayout:
         """Shape and type of every map of a batch."""
         names = len(confidence_names(self._confidence_fields))
-        layout = {
+        layout: dict[AnyMap, tuple[tuple[int, ...], torch.dtype]] = {
             Output.IUV: ((pixels, 3), torch.uint8),
             Output.IUV16: ((pixels, 3), torch.uint16),
             Output.UV: ((2, pixels), torch.float32),
@@ -65,6 +67,8 @@ class ChartMaps:
             Output.COARSE: ((pixels,), torch.uint8),
             Output.MASK: ((pixels,), torch.uint8),
             Output.CONFIDENCE: ((names, pixels), torch.uint16),
+            RawMap.UV: ((2, pixels), torch.float32),
+            RawMap.CONFIDENCE: ((len(self._confidence_fields), pixels), torch.float32),
         }
         if Output.TEXTURE in outputs:
             # What textures are gathered by.
@@ -77,7 +81,8 @@ class ChartMaps:
     def paint(self, raw: HeadOutput, chunk: Chunk, maps: MapBuffer) -> None:
         """Fill the chunk's part of the maps from the head's outputs."""
         # Confidences need the range of each instance first, which takes several kernels anyway.
-        if has_kernels(raw.values_RCSS) and Output.CONFIDENCE not in maps:
+        slow = (Output.CONFIDENCE, RawMap.UV, RawMap.CONFIDENCE)
+        if has_kernels(raw.values_RCSS) and not any(name in maps for name in slow):
             from service.inference.chart_kernel import paint_charts  # noqa: PLC0415
 
             paint_charts(raw, chunk, maps)
@@ -123,6 +128,7 @@ class _ChartPainter:
         if Output.CONFIDENCE in maps:
             ranges_2RF = self._confidence_ranges(all_tiles(), len(chunk.regions))
             maps[CONFIDENCE_RANGES][:, chunk.instances] = ranges_2RF
+        if Output.CONFIDENCE in maps or RawMap.CONFIDENCE in maps:
             fields += self._confidence_fields
         for tile in all_tiles():
             here = chunk.place(tile.pixels)
@@ -136,10 +142,13 @@ class _ChartPainter:
             if ranges_2RF is not None:
                 low_BF, high_BF = ranges_2RF[:, tile.regions_of(body.pixel_B)].unbind()
                 share_BF = (self._confidences(body) - low_BF) / (high_BF - low_BF)
-                quantized_BF = (share_BF.nan_to_num() * QUANTIZED_MAX).round()
+                num_steps = QUANTIZED_MAX - QUANTIZED_MIN
+                quantized_BF = QUANTIZED_MIN + (share_BF.nan_to_num() * num_steps).round()
                 quantized_BF *= (body.label_B > 0)[:, None]
                 quantized_FB = quantized_BF.T.int().to(torch.uint16).contiguous()
                 spread(quantized_FB, body.pixel_B, maps[Output.CONFIDENCE][:, here], dim=1)
+            if RawMap.CONFIDENCE in maps:
+                self._write_raw_confidences(tile, body, maps[RawMap.CONFIDENCE][:, here])
 
     def _read(self, tile: Tile, coarse_TC: Tensor, fine: Tensor, fields: Sequence[str]) -> _Body:
         is_body_T = coarse_TC[:, 1:].amax(dim=1) > coarse_TC[:, 0]
@@ -168,7 +177,10 @@ class _ChartPainter:
         if Output.UV in maps:
             uv_2B = torch.stack((body.values["u"], body.values["v"])).clamp(0, 1) * is_part_B
             spread(uv_2B, body.pixel_B, maps[Output.UV][:, here], dim=1)
-        for output, scale in ((Output.IUV, 255), (Output.IUV16, QUANTIZED_MAX)):
+        if RawMap.UV in maps:
+            uv_2B = torch.stack((body.values["u"], body.values["v"])) * is_part_B
+            spread(uv_2B, body.pixel_B, maps[RawMap.UV][:, here], dim=1)
+        for output, scale in ((Output.IUV, 255), (Output.IUV16, IUV16_MAX)):
             if output in maps:
                 uv_B2 = torch.stack((body.values["u"], body.values["v"]), dim=1)
                 uv_B2 = (uv_B2 * scale).clamp(0, scale) * is_part_B[:, None]
@@ -177,6 +189,19 @@ class _ChartPainter:
                 # By way of int32, as uint16 cannot be made from floats on every device.
                 iuv_B3 = torch.cat((body.label_B[:, None], uv_B2.int()), dim=1)
                 spread(iuv_B3.to(maps[output].dtype), body.pixel_B, maps[output][here])
+
+    def _write_raw_confidences(self, tile: Tile, body: _Body, out_FT: Tensor) -> None:
+        """As detectron2 keeps them: 0 off the body, unless all labels share one channel.
+
+        densepose/converters/chart_output_to_chart_result.py: resample_confidences_to_bbox
+        """
+        for field, out_T in zip(self._confidence_fields, out_FT, strict=True):
+            if field in PER_CELL:
+                entries = self._entries[self._raw.channels[field].start :]
+                cells_T4 = tile.spots.cells_P4 * self._table.shape[1]
+                out_T.copy_(tile.spots.sample(entries, cells_T4)[:, 0])
+            else:
+                spread(body.values[field] * (body.label_B > 0), body.pixel_B, out_T)
 
     def _confidences(self, body: _Body) -> Tensor:
         """The confidence maps [B, F], in the order of `confidence_names`."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from service.datatypes import Output
+from service.datatypes import AnyMap, Output
 from service.inference.argmax import argmax_of_columns, argmax_of_rows
 from service.inference.map_buffer import Chunk, MapBuffer, MapLayout, spread
 from service.inference.regions import Tile, as_table, tiles
@@ -66,15 +66,15 @@ class EmbeddingMaps:
 
             self._joined = join_vertices(vertices, self._colours)
 
-    def fields(self, outputs: frozenset[Output]) -> tuple[str, ...]:
+    def fields(self, outputs: frozenset[AnyMap]) -> tuple[str, ...]:
         """What the head must give for these outputs, and no more."""
         if outputs & {Output.VERTICES, Output.VERTEX_COLOURS, Output.EMBEDDING}:
             return ("coarse_segm", "embedding")
         return ("coarse_segm",)
 
-    def layout(self, outputs: frozenset[Output], pixels: int, instances: int) -> MapLayout:
+    def layout(self, outputs: frozenset[AnyMap], pixels: int, instances: int) -> MapLayout:
         """Shape and type of every map of a batch."""
-        layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+        layout: dict[AnyMap, tuple[tuple[int, ...], torch.dtype]] = {
             Output.COARSE: ((pixels,), torch.uint8),
             Output.MASK: ((pixels,), torch.uint8),
             Output.VERTICES: ((pixels,), torch.uint16),

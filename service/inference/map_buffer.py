@@ -1,4 +1,4 @@
-"""One piece of device memory for all maps of a batch, so that they cross to the host at once."""
+"""One piece of device memory for many maps, so that they cross to the host at once."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -43,6 +43,11 @@ def spread(values: Tensor, pixel_B: Tensor, out: Tensor, *, dim: int = 0) -> Non
     if out.dtype is torch.uint16:  # that operator has it signed only
         values, out = values.view(torch.int16), out.view(torch.int16)
     out.zero_().index_copy_(dim, pixel_B, values)
+
+
+def num_bytes(layout: MapLayout) -> int:
+    """What the maps take together."""
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in layout.values())
 
 
 class MapBuffer:

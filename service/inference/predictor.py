@@ -3,23 +3,35 @@
 Shape letters: R boxes of all images of a batch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from model_store.catalogue import ModelCard
-from service.datatypes import Instance, Output, Prediction, Query, Sample, SizeHW, region_of
-from service.errors import AnswerTooLarge
+from service.datatypes import (
+    AnyMap,
+    Instance,
+    Map,
+    Output,
+    Prediction,
+    Query,
+    Sample,
+    SizeHW,
+    region_of,
+)
+from service.errors import ServiceError
 from service.inference.chart_maps import ChartMaps, confidence_names
 from service.inference.detection import Found
 from service.inference.embedding_maps import EmbeddingMaps
 from service.inference.instances import MapReader
-from service.inference.map_buffer import Chunk, MapBuffer
+from service.inference.map_buffer import Chunk, MapBuffer, num_bytes
 from service.inference.recorder import Recorder
 from service.inference.regions import num_pixels
 from service.inference.stage_clock import StageClock
-from service.inference.steps import HEAD_SIZES, BatchSteps, NetworkSteps
+from service.inference.steps import HEAD_SIZES, NetworkSteps
 from service.inference.texture_maps import gather_textures
 from service.inference.transfer import to_device
 from service.network.folding import fold_batch_norms
@@ -34,10 +46,10 @@ MAX_TILE_PIXELS = {"cpu": 2**15, "cuda": 2**17}
 # Batches that are recorded before anybody asks.
 COMMON_BATCHES = (1, 2, 4, 8)
 SMALL_SHAPES = ((1, (128, 128)),)
-ANSWER_TOO_LARGE = (
-    "The maps of the instances found have too many samples for one answer: "
-    "ask for fewer outputs, a higher min_score or fewer max_instances."
-)
+# Images whose maps are small have them in one piece of memory, and cross to the host at once.
+# Larger ones have their own, so that it is freed with their own answer, and no image has room in it
+# for the outputs of another.
+MAX_SHARED_BYTES = 2**25
 
 
 class Predictor:
@@ -101,35 +113,34 @@ class Predictor:
         self._steps.forget()
 
     @torch.inference_mode()
-    def predict_batch(self, samples: Sequence[Sample]) -> list[Prediction | AnswerTooLarge]:
-        """What is in each image; all have one padded size. An answer is as if it came alone."""
+    def predict_batch(self, samples: Sequence[Sample]) -> list[Prediction | ServiceError]:
+        """What is in each image, or why there was no room for it; all have one padded size.
+
+        An answer is as if it came alone.
+        """
         clock = StageClock(self._device)
         batch = self._steps.begin(samples)
         clock.mark("preprocess")
         found = batch.find_boxes()
         clock.mark("network")
-        painted = {
-            index: one
-            for index, (sample, one) in enumerate(zip(samples, found, strict=True))
-            if sample.query.outputs and num_pixels(one.regions) <= sample.query.max_region_pixels
-        }
-        maps = self._paint(batch, samples, painted, clock)
-        asked = [(samples[index], one.regions) for index, one in painted.items()]
-        textures = list(gather_textures(asked, maps))
-        arrays = maps.to_host()
-        clock.mark("postprocess")
+        refused = _refused(samples, found)
+        fuse = cache(batch.fuse)
+        maps_of: dict[int, list[dict[str, Map]]] = {}
+        for painted in self._groups(samples, found, refused):
+            maps = self._paint(fuse, samples, painted, clock)
+            asked = [(samples[index], one.regions) for index, one in painted.items()]
+            textures = list(gather_textures(asked, maps))
+            reader = MapReader(maps.to_host(), self._confidence_names, textures)
+            for index, one in painted.items():
+                maps_of[index] = reader.read(one.regions, samples[index].query)
+            clock.mark("postprocess")
         stage_seconds = clock.seconds()
-        reader = MapReader(arrays, self._confidence_names, textures)
-        predictions: list[Prediction | AnswerTooLarge] = []
+        predictions: list[Prediction | ServiceError] = []
         for index, (sample, one) in enumerate(zip(samples, found, strict=True)):
-            if index not in painted and sample.query.outputs:
-                predictions.append(AnswerTooLarge(ANSWER_TOO_LARGE))
+            if index in refused:
+                predictions.append(refused[index])
                 continue
-            instance_maps = (
-                reader.read(one.regions, sample.query)
-                if index in painted
-                else [{} for _ in one.scores]
-            )
+            instance_maps = maps_of.get(index, [{} for _ in one.scores])
             instances = tuple(
                 Instance(score, class_id, box, region_of(box), self._mesh(sample, class_id), maps_)
                 for score, class_id, box, maps_ in zip(
@@ -139,15 +150,36 @@ class Predictor:
             predictions.append(Prediction(sample.image_size_hw, instances, stage_seconds))
         return predictions
 
+    def _groups(
+        self, samples: Sequence[Sample], found: Sequence[Found], refused: Mapping[int, ServiceError]
+    ) -> Iterator[dict[int, Found]]:
+        """The images to be painted, those together whose maps share a piece of memory."""
+        group: dict[int, Found] = {}
+        for index, one in enumerate(found):
+            if index in refused or not samples[index].query.outputs:
+                continue
+            if group and self._num_bytes(samples, {**group, index: one}) > MAX_SHARED_BYTES:
+                yield group
+                group = {}
+            group[index] = one
+        if group:
+            yield group
+
+    def _num_bytes(self, samples: Sequence[Sample], painted: Mapping[int, Found]) -> int:
+        """What the maps of these images take in one piece of memory."""
+        outputs = frozenset[Output]().union(*(samples[index].query.outputs for index in painted))
+        regions = [region for one in painted.values() for region in one.regions]
+        return num_bytes(self._maps.layout(outputs, num_pixels(regions), len(regions)))
+
     def _paint(
         self,
-        batch: BatchSteps,
+        fuse: Callable[[], list[Tensor]],
         samples: Sequence[Sample],
         painted: Mapping[int, Found],
         clock: StageClock,
     ) -> MapBuffer:
         """The maps of the images to be painted, chunk after chunk of their boxes."""
-        outputs = frozenset[Output]().union(*(samples[index].query.outputs for index in painted))
+        outputs = frozenset[AnyMap]().union(*(samples[index].query.outputs for index in painted))
         regions = [region for one in painted.values() for region in one.regions]
         layout = self._maps.layout(outputs, num_pixels(regions), len(regions))
         maps = MapBuffer(layout, self._device)
@@ -161,7 +193,7 @@ class Predictor:
         rois_R5 = as_rois({index: one.network_boxes_B4 for index, one in painted.items()})
         rois_R5 = to_device(rois_R5, self._device)
         fields = self._maps.fields(outputs)
-        fused = batch.fuse()
+        fused = fuse()
         first_pixel = 0
         max_chunk = MAX_CUDA_CHUNK if self._device.type == "cuda" else MAX_CHUNK
         for first in range(0, len(regions), max_chunk):
@@ -185,6 +217,18 @@ class Predictor:
         if class_id is None or sample.query.mesh is not None:
             return sample.query.mesh
         return self.card.architecture.class_to_mesh.get(class_id)
+
+
+def _refused(samples: Sequence[Sample], found: Sequence[Found]) -> dict[int, ServiceError]:
+    """The images whose answers have no room, by their index, and why."""
+    refused = {}
+    for index, (sample, one) in enumerate(zip(samples, found, strict=True)):
+        if sample.reserve is not None:
+            try:
+                sample.reserve(one.regions)
+            except ServiceError as error:
+                refused[index] = error
+    return refused
 
 
 def _common_shapes(card: ModelCard) -> list[tuple[int, SizeHW]]:

@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 from model_store.catalogue import ModelCard
 from model_store.errors import ModelStoreError
 from service.datatypes import Prediction, Sample
-from service.errors import AnswerTooLarge, Draining, ModelLoading, OutOfMemory, Unhealthy
+from service.errors import Draining, ModelLoading, OutOfMemory, ServiceError, Unhealthy
 from service.inference.device_errors import as_service_error
 from service.inference.device_memory import Arrays, MemoryBudget
 from service.inference.model_source import LoadedModel, ModelSource, Place, Residence
@@ -126,9 +126,7 @@ class ResidentModels:
                 self._unloading.add(model_id)
             self._changed.notify_all()
 
-    def predict(
-        self, model_id: str, samples: Sequence[Sample]
-    ) -> list[Prediction | AnswerTooLarge]:
+    def predict(self, model_id: str, samples: Sequence[Sample]) -> list[Prediction | ServiceError]:
         """What a loaded model says of samples of one padded size; on the device's thread alone.
 
         Raises:

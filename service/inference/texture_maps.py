@@ -21,6 +21,9 @@ from service.datatypes import (
 )
 from service.inference.map_buffer import MapBuffer
 
+# Of a region, at once: what is worked out of each takes some 60 bytes.
+MAX_PIXELS = 2**20
+
 
 def gather_textures(
     painted: Sequence[tuple[Sample, Sequence[RegionXYWH]]], maps: MapBuffer
@@ -54,15 +57,16 @@ def gather_texture(
     """
     left, top, width, _ = region_xywh
     height_px, width_px = TEXTURE_ROWS * TEXTURE_SIDE, TEXTURE_COLUMNS * TEXTURE_SIDE
-    body_B = torch.nonzero(label_P)[:, 0]
-    part_B = label_P[body_B].long() - 1
-    u_B, v_B = uv_2P[:, body_B]
-    x_B = part_B // TEXTURE_ROWS * TEXTURE_SIDE + (u_B * (TEXTURE_SIDE - 1)).long()
-    y_B = part_B % TEXTURE_ROWS * TEXTURE_SIDE + ((1 - v_B) * (TEXTURE_SIDE - 1)).long()
-    source_B = (top + body_B // width) * photo_HW3.shape[1] + left + body_B % width
-    nothing_T = torch.full((height_px * width_px,), -1, device=label_P.device)
-    # The largest index, and not whichever is written last, so that every device agrees.
-    source_T = nothing_T.scatter_reduce(0, y_B * width_px + x_B, source_B, "amax")
+    source_T = torch.full((height_px * width_px,), -1, device=label_P.device)
+    for first in range(0, len(label_P), MAX_PIXELS):
+        body_B = torch.nonzero(label_P[first : first + MAX_PIXELS])[:, 0] + first
+        part_B = label_P[body_B].long() - 1
+        u_B, v_B = uv_2P[:, body_B]
+        x_B = part_B // TEXTURE_ROWS * TEXTURE_SIDE + (u_B * (TEXTURE_SIDE - 1)).long()
+        y_B = part_B % TEXTURE_ROWS * TEXTURE_SIDE + ((1 - v_B) * (TEXTURE_SIDE - 1)).long()
+        source_B = (top + body_B // width) * photo_HW3.shape[1] + left + body_B % width
+        # The largest index, and not whichever is written last, so that every device agrees.
+        source_T.scatter_reduce_(0, y_B * width_px + x_B, source_B, "amax")
     covered = torch.nonzero(source_T >= 0)[:, 0]
     texture_T4 = torch.zeros(len(source_T), 4, dtype=torch.uint8, device=label_P.device)
     texture_T4[covered, :3] = photo_HW3.reshape(-1, 3)[source_T[covered]].flip(1)

@@ -1,12 +1,14 @@
 """The maps of all instances, painted into one map per output over the whole image."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from service.datatypes import Instance, Map, Output, Prediction
+from service.datatypes import Instance, Map, Output, Prediction, RegionXYWH, SizeHW
 from service.output.placement import Grid
+from service.output.strips import mask_of, strips_of
 
 _CHANNELS_AND_TYPE: Mapping[Output, tuple[tuple[int, ...], DTypeLike]] = {
     Output.IUV: ((3,), np.uint8),
@@ -19,13 +21,32 @@ _CHANNELS_AND_TYPE: Mapping[Output, tuple[tuple[int, ...], DTypeLike]] = {
 }
 
 
-def paint_maps(prediction: Prediction, outputs: Collection[Output]) -> dict[str, Map]:
+def paint_maps(
+    prediction: Prediction,
+    outputs: Collection[Output],
+    shared: AbstractSet[Output] = frozenset(),
+) -> dict[str, Map]:
     """One map per output, of the size of the image, 0 where no instance is.
 
-    Each instance brings `mask` among its maps, whether or not it is asked for: a later one
+    Each instance brings a map that tells its mask, whether or not it is asked for: a later one
     overwrites an earlier one only where its own mask is on. Confidences have one range per field
-    over all instances, which the maps keep; without an instance there are none.
+    over all instances, which the maps keep; without an instance there are none. Where there is one
+    instance, and its region is the image, `shared` are its own maps, and no copies.
     """
+    size_hw = prediction.image_size_hw
+    if covers_image([one.region_xywh for one in prediction.instances], size_hw):
+        (only,) = prediction.instances
+        own = {name: map_ for name, map_ in only.maps.items() if name in shared & {*outputs}}
+        return own | _paint_maps(prediction, {*outputs} - own.keys())
+    return _paint_maps(prediction, outputs)
+
+
+def covers_image(regions: Sequence[RegionXYWH], image_size_hw: SizeHW) -> bool:
+    """Whether there is one region alone, and it is the whole image."""
+    return list(regions) == [(0, 0, image_size_hw[1], image_size_hw[0])]
+
+
+def _paint_maps(prediction: Prediction, outputs: Collection[Output]) -> dict[str, Map]:
     size_hw = prediction.image_size_hw
     grid = Grid(size_hw, size_hw)
     canvases = {
@@ -41,18 +62,20 @@ def paint_maps(prediction: Prediction, outputs: Collection[Output]) -> dict[str,
                 if name not in canvases:
                     blank = np.zeros(size_hw, map_.samples.dtype)
                     canvases[name] = Map(blank, map_.scale, map_.offset)
-                _paint(name, map_, instance, canvases[name], grid)
+                if (map_.scale, map_.offset) != (canvases[name].scale, canvases[name].offset):
+                    raise ValueError(f"The instances' ranges of {name} differ.")
+        for strip in strips_of(instance):
+            for name in strip.maps.keys() & canvases.keys():
+                _paint(name, strip, canvases[name], grid)
     return canvases
 
 
-def _paint(name: str, map_: Map, instance: Instance, canvas: Map, grid: Grid) -> None:
+def _paint(name: str, instance: Instance, canvas: Map, grid: Grid) -> None:
     """Copy the samples that the instance's mask lets through to their place on the canvas."""
-    if (map_.scale, map_.offset) != (canvas.scale, canvas.offset):
-        raise ValueError(f"The instances' ranges of {name} differ.")
-    place = grid.place(instance.region_xywh)
-    mask_hw = instance.maps[Output.MASK].samples
+    place, mask_hw = grid.place(instance.region_xywh), mask_of(instance)
+    samples = instance.maps[name].samples
     if name == Output.UV:
-        for plane_HW, plane_hw in zip(canvas.samples, map_.samples, strict=True):
+        for plane_HW, plane_hw in zip(canvas.samples, samples, strict=True):
             place.paint(plane_HW, plane_hw, mask_hw)
     else:
-        place.paint(canvas.samples, map_.samples, mask_hw)
+        place.paint(canvas.samples, samples, mask_hw)

@@ -3,20 +3,21 @@
 Everything is R, G, B here, but for the photo, which is B, G, R as it was decoded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from service.datatypes import Image, Output, Prediction, SizeHW
+from service.datatypes import AnyMap, Image, Output, Prediction, RawMap, SizeHW
+from service.output.chunks import Count, count_nothing
 from service.output.figures import Figure, choose_figures
 from service.output.media import NPY
 from service.output.palettes import colours_of
 from service.output.placement import Grid, Placement
-from service.output.presets import Drawing, Style
+from service.output.presets import Drawing, Preset, Style
 from service.output.textures import look_up_texels
 
 Canvas: TypeAlias = NDArray[np.uint8]
@@ -34,11 +35,20 @@ class Scenery:
     photo: Image | None = None
     atlas: NDArray[np.uint8] | None = None
 
+    @property
+    def num_bytes(self) -> int:
+        """What both take in memory."""
+        photo = 0 if self.photo is None else self.photo.pixels_HW3.nbytes
+        return photo + (0 if self.atlas is None else self.atlas.nbytes)
 
-def draw(style: Style, prediction: Prediction, scenery: Scenery) -> NDArray[Any]:
+
+def draw(
+    style: Style, prediction: Prediction, scenery: Scenery, count: Count = count_nothing
+) -> NDArray[Any]:
     """The samples: uint8 [H, W] or [H, W, 3 or 4], or the floats [2, H, W] of U and V.
 
-    With a transparent background there is a fourth channel: how opaque a pixel is.
+    With a transparent background there is a fourth channel: how opaque a pixel is. `count` is
+    called now and then with 0, so that it can end the drawing.
     """
     size_hw = prediction.image_size_hw
     if style.size_wh is not None:
@@ -49,39 +59,50 @@ def draw(style: Style, prediction: Prediction, scenery: Scenery) -> NDArray[Any]
     )
     match style.preset.drawing:
         case Drawing.CHANNELS:
-            return _draw_channels(figures, grid, style.preset.channels)
+            return _draw_channels(_strips_of(figures, count), grid, style.preset)
         case Drawing.UV:
-            uv_2HW = _draw_uv(figures, grid)
-            return uv_2HW.astype(np.float64) if style.preset.media_type == NPY else uv_2HW
+            dtype = np.float64 if style.preset.media_type == NPY else np.float32
+            is_raw = RawMap.UV in style.preset.needs["chart"]
+            name: AnyMap = RawMap.UV if is_raw else Output.UV
+            return _draw_uv(_strips_of(figures, count), grid, name, dtype)
     canvas = _background(style, size_hw, scenery.photo)
-    for figure in figures:
-        if style.preset.drawing is Drawing.BOXES:
+    if style.preset.drawing is Drawing.BOXES:
+        for figure in figures:
             _draw_box(canvas, figure, grid)
-        else:
+    else:
+        for figure in _strips_of(figures, count):
             _draw_figure(canvas, figure, grid, style, scenery)
     return canvas
 
 
-def _draw_channels(
-    figures: Sequence[Figure], grid: Grid, channels: Sequence[str]
-) -> NDArray[np.uint8]:
+def _draw_channels(strips: Iterable[Figure], grid: Grid, preset: Preset) -> NDArray[np.uint8]:
+    channels = preset.channels
     shape = grid.size_hw if len(channels) == 1 else (*grid.size_hw, len(channels))
     canvas = np.zeros(shape, np.uint8)
-    for figure in figures:
+    for figure in strips:
         place = grid.place(figure.instance.region_xywh)
         values = [figure.channel(name) for name in channels]
         samples = values[0] if len(values) == 1 else np.asarray(cv2.merge(values))
-        place.paint(canvas, samples, figure.mask())
+        mask = figure.mask()
+        place.paint(canvas, samples, np.full_like(mask, 255) if preset.fills_box else mask)
     return canvas
 
 
-def _draw_uv(figures: Sequence[Figure], grid: Grid) -> NDArray[np.float32]:
-    canvas = np.zeros((2, *grid.size_hw), np.float32)
-    for figure in figures:
+def _draw_uv(strips: Iterable[Figure], grid: Grid, name: AnyMap, dtype: DTypeLike) -> NDArray[Any]:
+    canvas: NDArray[Any] = np.zeros((2, *grid.size_hw), dtype)
+    for figure in strips:
         place, mask = grid.place(figure.instance.region_xywh), figure.mask()
-        for plane_HW, plane_hw in zip(canvas, figure.instance.maps[Output.UV].samples, strict=True):
-            place.paint(plane_HW, plane_hw, mask)
+        for plane_HW, plane_hw in zip(canvas, figure.instance.maps[name].samples, strict=True):
+            place.paint(plane_HW, plane_hw.astype(dtype, copy=False), mask)
     return canvas
+
+
+def _strips_of(figures: Iterable[Figure], count: Count) -> Iterator[Figure]:
+    """All figures in parts, so that what is worked out of one is never as large as the picture."""
+    for figure in figures:
+        for strip in figure.strips():
+            count(0)
+            yield strip
 
 
 def _draw_figure(

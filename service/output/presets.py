@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
-from service.datatypes import Output
+from service.datatypes import AnyMap
 from service.output.media import PNG
 from service.output.palettes import Palette
 
@@ -28,30 +28,42 @@ class Drawing(StrEnum):
     DUMP = "detectron2's dump"
 
 
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """Who reads a preset, and what it asks of the model itself; None where that is not known.
+
+    With these values the preset equals the tool's own picture. They are for the client to ask for.
+    """
+
+    name: str
+    min_score: float | None = None
+    max_instances: int | None = None
+    people: str = "all"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """A picture or file as a tool reads it.
+    """A picture or file as its tools read it; the first tool is the one it is best known by.
 
     `channels` are those of the file, in its order; with `Drawing.PALETTE`, `shown` is the one that
-    is coloured. `needs` has the maps that it is made of, for each kind of model that can
-    give it. Palette, alpha and background are None where they mean nothing. `people` is its
-    default; `min_score` is what the tool itself uses, and for the client to ask for.
+    is coloured. `needs` has the maps that it is made of, for each kind of model that can give it.
+    Where it `fills_box`, a figure covers its whole region, and not its body alone. Palette, alpha
+    and background are None where they mean nothing.
     """
 
     name: str
     description: str
-    tool: str
+    tools: tuple[Tool, ...]
     source: str
     drawing: Drawing
-    needs: Mapping[Kind, frozenset[Output]]
+    needs: Mapping[Kind, frozenset[AnyMap]]
     channels: tuple[str, ...] = ("R", "G", "B")
     shown: str = "255 I / 24"
+    fills_box: bool = False
     media_type: str = PNG
     palette: Palette | None = None
     alpha: float | None = None
     background: str | None = None
-    people: str = "all"
-    min_score: float | None = None
 
     @property
     def has_samples(self) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from model_store.catalogue import load_catalogue
+from model_store.printable import printable
 from model_store.store import ModelStore
 from service.allocator import keep_freed_memory
 from service.api.parameters import Parameters, check_parameters
@@ -19,14 +20,15 @@ from service.assembly import build_metrics
 from service.client.exchange import check_address, key_headers
 from service.errors import InvalidParameter
 from service.logs import configure_logging
+from service.output.preset_table import PRESETS, find_tools
 from service.predict import in_process, over_http
 from service.predict.describing import CannotGoOn, Describe
-from service.predict.files import STANDARD_INPUT, find_sources
+from service.predict.files import STANDARD_INPUT, Job, find_sources
 from service.predict.folder import FAILURES, STATE, AnotherRun, Results, has_record, open_results
-from service.predict.jobs import Failure, Job, Jobs, plan_jobs
+from service.predict.jobs import Failure, Jobs, plan_jobs
 from service.predict.options import KEY_VARIABLE, PARAMETERS
 from service.predict.progress import RunProgress, Tally
-from service.predict.recipes import DATA_SETS, Form, Recipe, plain
+from service.predict.recipes import DATA_SETS, Form, Recipe, for_tool, plain
 from service.predict.run import Run
 from service.settings import Settings
 
@@ -73,9 +75,9 @@ def predict(chosen: argparse.Namespace, settings: Settings) -> int:
     except AnotherRun as error:
         usage(str(error))
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        usage(f"--out: {escaped(str(error.filename))}: {error.strerror}")
+        usage(f"--out: {printable(str(error.filename))}: {error.strerror}")
     except OSError as error:
-        sys.stderr.write(f"densepose: cannot_write: {escaped(str(error))}\n")
+        sys.stderr.write(f"densepose: cannot_write: {printable(str(error))}\n")
         return FAILURE
 
 
@@ -83,6 +85,8 @@ def _check(chosen: argparse.Namespace, settings: Settings, usage: Usage) -> Aske
     """What was chosen, or the end of the process where it makes no sense."""
     named = {name: getattr(chosen, name) for name, _, _ in PARAMETERS}
     wishes = {name: value for name, value in named.items() if value is not None}
+    if chosen.tool is not None:
+        wishes = {**_of_tool(chosen, usage), **wishes}
     has_maps = not {"outputs", "parts"}.isdisjoint(wishes)
     form: Form = chosen.format or ("files" if has_maps else "picture")
     given = [name for name in DECIDED_BY_DATA_SET if getattr(chosen, name) is not None]
@@ -120,6 +124,21 @@ def _check(chosen: argparse.Namespace, settings: Settings, usage: Usage) -> Aske
     )
 
 
+def _of_tool(chosen: argparse.Namespace, usage: Usage) -> dict[str, str]:
+    """What a tool asks for, or the end of the process where that is not one thing."""
+    if chosen.naming != "plain":
+        usage(f"--for: --naming {chosen.naming} decides this")
+    found = find_tools(chosen.tool)
+    if not found:
+        names = {tool.name for preset in PRESETS.values() for tool in preset.tools}
+        usage(f"--for: no such tool: {', '.join(sorted(names, key=str.casefold))}")
+    meant = [one for one in found if chosen.render in {None, one[0].name}]
+    if len(meant) != 1:
+        renders = ", ".join(preset.name for preset, _ in found)
+        usage(f"--for: {chosen.tool} reads {renders}: choose one with --render")
+    return for_tool(*meant[0])
+
+
 def _check_server(chosen: argparse.Namespace, usage: Usage) -> str | None:
     """The server's API key, or the end of the process where key or address cannot be one."""
     key = _read(chosen.key_file, usage)
@@ -138,7 +157,7 @@ def _check_free(jobs: Sequence[Job], asked: Asked, usage: Usage) -> None:
         for place in asked.recipe.places(job.place) or ():
             if os.path.lexists(asked.out / place):
                 usage(
-                    f"{escaped(str(asked.out / place))} is there already, and was not made here: "
+                    f"{printable(str(asked.out / place))} is there already, and was not made here: "
                     "name another folder with --out, or replace it with --overwrite"
                 )
 
@@ -214,27 +233,24 @@ def _by_this_process(asked: Asked, settings: Settings) -> AbstractAsyncContextMa
 def _report(failures: Sequence[Failure], tally: Tally, planned: Jobs, asked: Asked) -> None:
     """Tell what became of the images."""
     for failure in failures:
-        sys.stderr.write(f"{escaped(failure.path)}: {failure.code}: {escaped(failure.detail)}\n")
+        sys.stderr.write(
+            f"{printable(failure.path)}: {failure.code}: {printable(failure.detail)}\n"
+        )
     if tally.failed > len(failures):
         more = tally.failed - len(failures)
         sys.stderr.write(
-            f"and {more} more, all of which are in {escaped(str(asked.out / STATE / FAILURES))}\n"
+            f"and {more} more, all of which are in {printable(str(asked.out / STATE / FAILURES))}\n"
         )
     line = tally.describe()
     if planned.num_left_out:
         line += f", {planned.num_left_out} left out, for which the data set has no place"
     if tally.over < tally.total:
         line += f", {tally.total - tally.over} not looked at"
-    sys.stderr.write(f"{line}, in {escaped(str(asked.out))}\n")
-
-
-def escaped(text: str) -> str:
-    """The text in one line, of which nothing can act on a terminal."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    sys.stderr.write(f"{line}, in {printable(str(asked.out))}\n")
 
 
 def _read(path: Path | None, usage: Usage) -> bytes | None:
     try:
         return None if path is None else path.read_bytes()
     except OSError as error:
-        usage(f"{escaped(str(path))} cannot be read: {error.strerror}")
+        usage(f"{printable(str(path))} cannot be read: {error.strerror}")

@@ -23,6 +23,14 @@ class Source:
     problem: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An image, and the place below its folder."""
+
+    path: str
+    place: str
+
+
 class FileRejected(Exception):
     """A file that cannot be an image; the message says why."""
 

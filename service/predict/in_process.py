@@ -24,6 +24,7 @@ from service.assembly import MAX_THREADS, build_engine, build_threads
 from service.engine import Models
 from service.errors import ServiceError
 from service.metrics import Metrics
+from service.output.chunks import join
 from service.predict.describing import CannotGoOn, Describe, NotDescribed
 from service.settings import Settings
 
@@ -108,11 +109,7 @@ class _Describer:
         self._num_bytes, self._max_bytes = 0, settings.max_inflight_bytes
         self._hold(0)
         self._prepare = partial(
-            prepare,
-            plan=plan,
-            decoders=threads.pictures,
-            max_pixels=settings.max_pixels,
-            max_answer_samples=settings.max_answer_pixels,
+            prepare, plan=plan, decoders=threads.pictures, max_pixels=settings.max_pixels
         )
 
     async def wait_for_model(self) -> None:
@@ -170,4 +167,4 @@ class _Describer:
 def _write(draft: Draft) -> bytes:
     # Images are many: their maps need not be encoded side by side as well.
     pieces = [job() for job in jobs_of(draft, canvases_of(draft))]
-    return write_answer(draft, pieces, NO_TIMING)
+    return join(write_answer(draft, pieces, NO_TIMING))

@@ -5,16 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from service.predict.files import Source
+from service.predict.files import Job, Source
 from service.predict.recipes import Recipe
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """An image, and the place below its folder."""
-
-    path: str
-    place: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,10 @@
 import argparse
 from pathlib import Path
 
+from service.whole_number import positive
+
 KEY_VARIABLE = "DENSEPOSE_API_KEY"
-NAMINGS = ("plain", "viton-hd", "dresscode", "dp1", "dump")
+NAMINGS = ("plain", "viton-hd", "dresscode", "dp1", "dump", "dump-pickle", "dump-plain")
 
 # The contract's own parameters, under their names there.
 PARAMETERS = (
@@ -61,7 +63,15 @@ def add_predict_options(parser: argparse.ArgumentParser) -> None:
         choices=NAMINGS,
         default="plain",
         help="what a data set has, where it has it: image-densepose/X.jpg; dense/X_5.png and "
-        "X_5_uv.npz; X_IUV.png and X_INDS.png; what detectron2 dumps, X.pkl (default: plain)",
+        "X_5_uv.npz; X_IUV.png and X_INDS.png; what detectron2 dumps, X.pkl, for torch.load, "
+        "for pickle.load, or as plain tensors (default: plain)",
+    )
+    parser.add_argument(
+        "--for",
+        dest="tool",
+        metavar="TOOL",
+        help="the render that this tool reads, with the min_score, max_instances and people that "
+        "it uses itself: HR-VITON, CatVTON, vid2densepose, DreamPose, ...",
     )
     parser.add_argument("--root", metavar="DIR", help="places are relative to it")
     parser.add_argument("--overwrite", action="store_true", help="describe what is there once more")
@@ -70,14 +80,7 @@ def add_predict_options(parser: argparse.ArgumentParser) -> None:
         "--key-file", type=Path, metavar="FILE", help=f"its API key (default: ${KEY_VARIABLE})"
     )
     parser.add_argument(
-        "--concurrency", type=_positive, default=16, help="requests at a time (default: 16)"
+        "--concurrency", type=positive, default=16, help="requests at a time (default: 16)"
     )
     # Of what only shows when the options are held against each other.
     parser.set_defaults(usage=parser.error)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number

@@ -5,19 +5,28 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from functools import partial
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from service.api.parameters import check_parameters
+from service.api.styling import style_with
 from service.client.arrays import read_array, read_arrays, read_members
 from service.client.errors import UnreadableAnswer
+from service.datatypes import Instance, Map, Output, Prediction, RegionXYWH
 from service.output.archives import write_npz
+from service.output.drawing import Scenery, draw
 from service.output.dump import build_entries
 from service.output.media import COCO, NPZ, PNG, SUFFIXES, ZIP
 from service.output.png import encode_png
 from service.output.preset_table import PRESETS
+from service.output.presets import Preset, Tool
+from service.predict.files import Job
+
+T = TypeVar("T")
 
 Form: TypeAlias = Literal["picture", "files", "npz"]
 # A file, or the files of a folder by their names.
@@ -40,14 +49,22 @@ class Recipe:
     """What to ask, and how the answer is kept.
 
     `places` tells from an image's place those of its files, or None where the data set has no
-    place for such an image. `contents` makes what is in them, in the same order, of the answer and
-    the image's place. The last of the files is written last: where it is, all are.
+    place for such an image. `contents` makes what is in them, in the same order, of the answer
+    about an image. The last of the files is written last: where it is, all are.
     """
 
     accept: str
     wishes: Mapping[str, str]
     places: Callable[[str], tuple[str, ...] | None]
-    contents: Callable[[bytes, str], tuple[Content, ...]]
+    contents: Callable[[bytes, Job], tuple[Content, ...]]
+
+
+def for_tool(preset: Preset, tool: Tool) -> dict[str, str]:
+    """What the tool asks of the model itself."""
+    values = {"min_score": tool.min_score, "max_instances": tool.max_instances}
+    known = {name: str(value) for name, value in values.items() if value is not None}
+    people = {} if tool.people == "all" else {"people": tool.people}
+    return {"render": preset.name, **known, **people}
 
 
 def plain(wishes: Mapping[str, str], form: Form) -> Recipe:
@@ -80,12 +97,13 @@ def dresscode(wishes: Mapping[str, str]) -> Recipe:
         name = name.removesuffix("_0")
         return f"{name}_5_uv.npz", f"{name}_5.png"
 
-    def contents(answer: bytes, _: str) -> tuple[Content, ...]:
+    def contents(answer: bytes, _: Job) -> tuple[Content, ...]:
         members = _members_of(answer)
         uv_2HW = read_array(_member(members, "image.uv.npy"))
         return write_npz({"uv": uv_2HW}), _member(members, "image.labels.png")
 
-    chosen = {"outputs": "labels,uv", "layout": "image", **_min_score("labels"), **wishes}
+    chosen = {"outputs": "labels,uv", "layout": "image", **_of_preset("uv-npz", wishes)}
+    del chosen["render"]
     return Recipe(ZIP, chosen, lambda place: _beside(place, "images", "dense", names), contents)
 
 
@@ -96,25 +114,28 @@ def densepose_1(wishes: Mapping[str, str]) -> Recipe:
         name = os.path.splitext(place)[0]
         return f"{name}_INDS.png", f"{name}_IUV.png"
 
-    def contents(answer: bytes, _: str) -> tuple[Content, ...]:
+    chosen = _of_preset("instances", wishes)
+    # Both are drawn in the same way, or they would contradict each other.
+    style = style_with(PRESETS["iuv-dp1"], check_parameters(chosen.items()))
+
+    def contents(answer: bytes, _: Job) -> tuple[Content, ...]:
         members = _members_of(answer)
-        iuv_HW3 = _decode(_member(members, "image.iuv.png"))
-        return _member(members, "render.png"), encode_png(iuv_HW3[..., ::-1].copy(), CHANNELS)
+        iuv_HW3 = draw(style, _read_prediction(members), Scenery())
+        return _member(members, "render.png"), encode_png(iuv_HW3, CHANNELS)
 
-    chosen = {**_of_preset("instances", wishes), "outputs": "iuv", "layout": "image"}
-    return Recipe(ZIP, chosen, places, contents)
+    return Recipe(ZIP, {**chosen, "outputs": "iuv"}, places, contents)
 
 
-def dump(wishes: Mapping[str, str]) -> Recipe:
+def dump(wishes: Mapping[str, str], form: str = "torch") -> Recipe:
     """`X.pkl`: detectron2's dump of one image. apply_net.py: DumpAction, which has one of all."""
 
-    def contents(answer: bytes, place: str) -> tuple[Content, ...]:
+    def contents(answer: bytes, job: Job) -> tuple[Content, ...]:
         # Nothing else here needs torch.
-        from service.dump_pickle import write_dump  # noqa: PLC0415
+        from service.dump_pickle import DumpForm, write_dump  # noqa: PLC0415
 
         try:
             (entry,) = build_entries(read_arrays(answer, max_bytes=MAX_ANSWER_BYTES))
-            return (write_dump([{"file_name": place, **entry}]),)
+            return (write_dump([{"file_name": job.path, **entry}], DumpForm(form)),)
         except (TypeError, ValueError, RecursionError) as error:
             raise UnreadableAnswer(f"The answer is no dump of an image: {error}.") from error
 
@@ -127,6 +148,8 @@ DATA_SETS: Mapping[str, Callable[[Mapping[str, str]], Recipe]] = {
     "dresscode": dresscode,
     "dp1": densepose_1,
     "dump": dump,
+    "dump-pickle": partial(dump, form="pickle"),
+    "dump-plain": partial(dump, form="plain"),
 }
 
 
@@ -148,25 +171,56 @@ def _beside(
 
 
 def _of_preset(name: str, wishes: Mapping[str, str]) -> dict[str, str]:
-    return {"render": name, **_min_score(name), **wishes}
+    """The preset as the tool that it is best known by asks for it, but for what is wished."""
+    preset = PRESETS[name]
+    return {**for_tool(preset, preset.tools[0]), **wishes}
 
 
-def _min_score(preset: str) -> dict[str, str]:
-    """The score that the data set's tools use themselves."""
-    min_score = PRESETS[preset].min_score
-    return {} if min_score is None else {"min_score": str(min_score)}
+def _read_prediction(members: Mapping[str, bytes]) -> Prediction:
+    """The instances of an answer, each with its `iuv`."""
+    try:
+        result = json.loads(_member(members, f"{RESULT}.json"))
+        instances = tuple(
+            Instance(
+                float(one["score"]),
+                None,
+                _four(float, one["box"]),
+                region := _four(int, one["region"]),
+                maps={Output.IUV: Map(_read_region(members, f"{index}.iuv.png", region))},
+            )
+            for index, one in enumerate(result["instances"])
+        )
+        return Prediction(
+            (int(result["image"]["height"]), int(result["image"]["width"])), instances
+        )
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise UnreadableAnswer("The answer's instances are not what they should be.") from error
 
 
-def _as_it_is(answer: bytes, _: str) -> tuple[Content, ...]:
+def _four(kind: Callable[[Any], T], values: Any) -> tuple[T, T, T, T]:
+    a, b, c, d = map(kind, values)
+    return a, b, c, d
+
+
+def _read_region(
+    members: Mapping[str, bytes], name: str, region_xywh: RegionXYWH
+) -> NDArray[np.uint8]:
+    pixels_hw3 = _decode(_member(members, name))
+    if pixels_hw3.shape[:2] != region_xywh[:1:-1]:
+        raise UnreadableAnswer(f"The map {name} is not of the size of its region.")
+    return np.ascontiguousarray(pixels_hw3)
+
+
+def _as_it_is(answer: bytes, _: Job) -> tuple[Content, ...]:
     return (answer,)
 
 
-def _as_jpeg(answer: bytes, _: str) -> tuple[Content, ...]:
+def _as_jpeg(answer: bytes, _: Job) -> tuple[Content, ...]:
     bgr_HW3 = np.ascontiguousarray(_decode(answer)[..., ::-1])
     return (cv2.imencode(".jpg", bgr_HW3, JPEG_OPTIONS)[1].tobytes(),)
 
 
-def _unpack(answer: bytes, _: str) -> tuple[Content, ...]:
+def _unpack(answer: bytes, _: Job) -> tuple[Content, ...]:
     members = _members_of(answer)
     result = _parse(_member(members, f"{RESULT}.json"))
     # Of this answer alone: the same image would otherwise never have the same files twice.
@@ -174,7 +228,7 @@ def _unpack(answer: bytes, _: str) -> tuple[Content, ...]:
     return ({**members, f"{RESULT}.json": json.dumps(result).encode()},)
 
 
-def _without_timing(answer: bytes, _: str) -> tuple[Content, ...]:
+def _without_timing(answer: bytes, _: Job) -> tuple[Content, ...]:
     arrays = read_arrays(answer, max_bytes=MAX_ANSWER_BYTES)
     if not arrays:
         raise UnreadableAnswer("The answer has no arrays.")
@@ -186,9 +240,9 @@ def _without_timing(answer: bytes, _: str) -> tuple[Content, ...]:
     return (write_npz(arrays),)
 
 
-def _numbered(answer: bytes, place: str) -> tuple[Content, ...]:
+def _numbered(answer: bytes, job: Job) -> tuple[Content, ...]:
     """COCO results, under the number that COCO's files are called by."""
-    name = os.path.splitext(os.path.basename(place))[0].rpartition("_")[2]
+    name = os.path.splitext(os.path.basename(job.place))[0].rpartition("_")[2]
     results = _read_json(answer)
     if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
         raise UnreadableAnswer("The answer is no list of results.")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from service.client.errors import UnreadableAnswer
 from service.predict.describing import CannotGoOn, Describe, NotDescribed
-from service.predict.files import FileRejected, read_source
+from service.predict.files import FileRejected, Job, read_source
 from service.predict.folder import FATAL_ERRORS, Results
-from service.predict.jobs import Failure, Job
+from service.predict.jobs import Failure
 from service.predict.progress import Tally
 from service.predict.recipes import Recipe
 
@@ -82,7 +82,7 @@ class Run:
     def _keep(self, job: Job, answer: bytes) -> None:
         places = self.recipe.places(job.place)
         if places is not None:
-            self.results.write(places, self.recipe.contents(answer, job.place))
+            self.results.write(places, self.recipe.contents(answer, job))
 
     def _fail(self, job: Job, code: str, detail: str) -> None:
         self.tally.failed += 1

@@ -15,6 +15,7 @@ from service.api.access import Access
 from service.api.application import create_application
 from service.api.backend import Backend, ModelStatus
 from service.api.densepose import Limits, Threads
+from service.api.origins import Origins
 from service.imaging.decoders import Decoders
 from service.metrics import Metrics
 from tests.integration.stand_in import StandIn
@@ -25,8 +26,8 @@ LIMITS = {
     "upload_timeout_ms": 15_000,
     "max_body_bytes": 1_000_000,
     "max_pixels": 1_000_000,
-    "max_inflight_bytes": 10_000_000,
-    "max_answer_samples": 10_000_000,
+    "max_inflight_bytes": 100_000_000,
+    "max_answer_bytes": 50_000_000,
 }
 
 
@@ -60,6 +61,11 @@ class Service:
     pictures: Decoders
     health: dict[str, tuple[bool, str]] = field(default_factory=dict)
 
+    @property
+    def inflight_bytes(self) -> float:
+        """What the ledger of all requests has."""
+        return self.metrics.registry.get_sample_value("densepose_inflight_bytes")
+
     def concurrent_client(self):
         transport = httpx2.ASGITransport(self.app)
         return httpx2.AsyncClient(transport=transport, base_url="http://test")
@@ -81,7 +87,13 @@ def picture(size=(WIDTH, HEIGHT), file_format="PNG", **options) -> bytes:
 
 
 def build_service(
-    *, cards=None, default_model="demo", access=None, cors_origins=(), **changes
+    *,
+    cards=None,
+    default_model="demo",
+    access=None,
+    cors_origins=(),
+    allowed_hosts=("*",),
+    **changes,
 ) -> Service:
     """A service of its own; the changes are to LIMITS."""
     cards = load_catalogue() if cards is None else cards
@@ -106,7 +118,7 @@ def build_service(
         metrics=metrics,
         threads=Threads(decoders, encoders, pictures),
         access=access or Access(),
-        cors_origins=cors_origins,
+        origins=Origins(cors_origins, allowed_hosts),
     )
     return Service(app, TestClient(app), device, metrics, decoders, encoders, pictures, health)
 

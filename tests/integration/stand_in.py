@@ -9,7 +9,18 @@ import numpy as np
 
 from model_store.catalogue import ModelCard
 from service.api.backend import Queue
-from service.datatypes import BoxXYXY, Instance, Map, Output, Prediction, Query, Sample, region_of
+from service.datatypes import (
+    AnyMap,
+    BoxXYXY,
+    Instance,
+    Map,
+    Output,
+    Prediction,
+    Query,
+    RawMap,
+    Sample,
+    region_of,
+)
 
 STAGE_SECONDS = {"queue": 0.001, "preprocess": 0.002, "network": 0.003, "postprocess": 0.004}
 FIRST_BOX = (1.25, 2.5, 5.75, 8.0)
@@ -71,6 +82,8 @@ class StandIn:
             raise self.error
         query = sample.query
         boxes = self.boxes if query.boxes_xyxy is None else query.boxes_xyxy
+        if sample.reserve is not None:
+            sample.reserve([region_of(box) for box in boxes])
         instances = tuple(find(card, query, index, box) for index, box in enumerate(boxes))
         return Prediction(sample.image_size_hw, instances, STAGE_SECONDS)
 
@@ -90,7 +103,7 @@ def find(card: ModelCard, query: Query, index: int, box: BoxXYXY) -> Instance:
     return Instance(score, class_id, box, region, mesh, maps)
 
 
-def paint(card: ModelCard, output: Output, index: int, size_hw: tuple[int, int]) -> dict[str, Map]:
+def paint(card: ModelCard, output: AnyMap, index: int, size_hw: tuple[int, int]) -> dict[str, Map]:
     """One output of one instance; its mask leaves the region's first row and column off."""
     mask_hw = np.full(size_hw, 255, np.uint8)
     mask_hw[0], mask_hw[:, 0] = 0, 0
@@ -106,8 +119,12 @@ def paint(card: ModelCard, output: Output, index: int, size_hw: tuple[int, int])
         }
     if output is Output.TEXTURE:
         return {"texture": Map(np.full((1200, 800, 4), index, np.uint8))}
-    if output is Output.UV:
-        return {"uv": Map(np.array([0.25, 0.5], np.float32)[:, None, None] * is_on_hw)}
+    if output is RawMap.CONFIDENCE:
+        fields = card.architecture.confidence_fields
+        raw_hw = np.float32(-30 + index) * is_on_hw
+        return {f"{output}.{name}": Map(raw_hw.astype(np.float32)) for name in fields}
+    if output in {Output.UV, RawMap.UV}:
+        return {output.value: Map(np.array([0.25, 0.5], np.float32)[:, None, None] * is_on_hw)}
     on_the_body = {
         Output.IUV: np.array([index + 1, 10, 20], np.uint8),
         Output.IUV16: np.array([index + 1, 1000, 2000], np.uint16),

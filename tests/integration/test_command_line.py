@@ -4,9 +4,12 @@ import os
 import pickle
 import re
 import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -22,13 +25,45 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def run(store: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+COMMAND = [sys.executable, "-c", "import sys; from service.cli import main; sys.exit(main())"]
+
+
+def environment_of(store: Path, **settings: str) -> dict[str, str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("DENSEPOSE_")}
     environment |= {"DENSEPOSE_MODEL_STORE": str(store)}
-    environment |= {f"DENSEPOSE_{name}": value for name, value in settings.items()}
-    code = "import sys; from service.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, *arguments]
+    return environment | {f"DENSEPOSE_{name}": value for name, value in settings.items()}
+
+
+def run(store: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = environment_of(store, **settings)
+    command = [*COMMAND, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def run_into(
+    output: IO[bytes] | int, store: Path, *arguments: str, is_buffered: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run with standard output somewhere else."""
+    environment = environment_of(store, DEFAULT_MODEL="demo", OFFLINE="true")
+    environment.pop("PYTHONUNBUFFERED", None)
+    if not is_buffered:
+        environment["PYTHONUNBUFFERED"] = "1"
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env=environment,
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def closed_pipe() -> Iterator[int]:
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
 
 
 def test_the_version_is_told(store: Path) -> None:
@@ -78,6 +113,37 @@ def test_a_device_that_is_not_there_is_one_line_and_exit_status_2(store: Path) -
     assert served.returncode == 2
     assert len(served.stderr.splitlines()) == 1
     assert "cuda:99" in served.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "variable"),
+    [
+        ({"HOST": "192.0.2.1"}, "DENSEPOSE_HOST"),
+        ({}, "DENSEPOSE_PORT"),
+        ({"PORT": "1_0"}, "DENSEPOSE_PORT"),
+    ],
+)
+def test_where_nobody_can_listen_is_one_line_and_exit_status_2(
+    store: Path, settings: dict[str, str], variable: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        served = run(
+            store, "serve", **{"PORT": port, "DEVICE": "cpu", "LOG_LEVEL": "error", **settings}
+        )
+    assert served.returncode == 2
+    assert len(served.stderr.splitlines()) == 1
+    assert served.stderr.startswith(f"densepose: {variable} ")
+
+
+def test_a_number_on_the_command_line_is_decimal_digits(store: Path) -> None:
+    for arguments in (
+        ("bench", "--images", "x", "--batch", "1_0"),
+        ("predict", "x", "--concurrency", "1_0"),
+        ("models", "add", "mine", "x", "--like", "demo", "--short-side", "1_0"),
+    ):
+        ran = run(store, *arguments)
+        assert (ran.returncode, "1_0" in ran.stderr.splitlines()[-1]) == (2, True)
 
 
 def test_a_setting_that_cannot_be_used_is_one_line_and_exit_status_2(store: Path) -> None:
@@ -148,3 +214,102 @@ def test_weights_of_another_architecture_are_refused(store: Path) -> None:
     added = run(store, "models", "add", "mine", str(DEMO_FILE), "--like", "R_50_FPN_DL_s1x")
     assert added.returncode == 1
     assert "architecture" in added.stderr
+
+
+WRITING = [
+    ["--help"],
+    ["--version"],
+    ["models", "--help"],
+    ["models", "list"],
+    ["models", "show", "demo"],
+    ["models", "verify", "demo"],
+    ["models", "pull", "demo"],
+    ["models", "check", "demo"],
+]
+
+
+@pytest.mark.parametrize("arguments", WRITING, ids=" ".join)
+def test_output_that_nobody_reads_ends_a_command_without_a_word(
+    store: Path, closed_pipe: int, arguments: list[str]
+) -> None:
+    ran = run_into(closed_pipe, store, *arguments)
+    assert (ran.returncode, ran.stderr) == (141, "")
+
+
+def test_a_measurement_that_nobody_reads_ends_without_a_word(
+    store: Path, tmp_path: Path, closed_pipe: int
+) -> None:
+    shutil.copy(PICTURES / "test1_1fig.png", tmp_path)
+    ran = run_into(closed_pipe, store, "bench", "--images", str(tmp_path), "--repetitions", "1")
+    assert (ran.returncode, ran.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("arguments", WRITING[:6], ids=" ".join)
+def test_output_that_cannot_be_written_is_one_line(store: Path, arguments: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        ran = run_into(full, store, *arguments)
+    assert ran.returncode == 1
+    assert ran.stderr == "densepose: cannot_write: the output: No space left on device\n"
+
+
+def test_output_that_is_not_buffered_fails_alike(store: Path, closed_pipe: int) -> None:
+    ran = run_into(closed_pipe, store, "models", "list", is_buffered=False)
+    assert (ran.returncode, ran.stderr) == (141, "")
+    with Path("/dev/full").open("wb") as full:
+        ran = run_into(full, store, "models", "list", is_buffered=False)
+    assert ran.returncode == 1
+    assert len(ran.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_from_the_start_lead_nowhere(store: Path, closed: str) -> None:
+    ran = subprocess.run(
+        ["sh", "-c", f'"$@" {closed}', "sh", *COMMAND, "models", "list"],
+        env=environment_of(store),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ("demo" in ran.stdout) == (">&-" not in f" {closed}".replace("2>&-", ""))
+
+
+@pytest.mark.parametrize(("stream", "status"), [("full", 1), ("closed", 141)])
+def test_images_are_described_though_nobody_can_be_told(
+    store: Path, tmp_path: Path, closed_pipe: int, stream: str, status: int
+) -> None:
+    picture = str(PICTURES / "test1_1fig.png")
+    command = [*COMMAND, "predict", picture, "--out", str(tmp_path / "out")]
+    environment = environment_of(store, DEFAULT_MODEL="demo", OFFLINE="true", DEVICE="cpu")
+    with Path("/dev/full").open("wb") as full:
+        output = full if stream == "full" else closed_pipe
+        ran = subprocess.run(command, env=environment, stdout=output, stderr=output, check=False)
+    assert ran.returncode == status
+    assert (tmp_path / "out" / "test1_1fig.png").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["../mine", "--like", "demo"],
+        ["demo", "--like", "demo"],
+        ["mine", "--like", "demo", "--short-side", "3"],
+        ["mine\x1b[31m\n", "--like", "demo"],
+    ],
+)
+def test_an_own_model_that_cannot_be_is_one_line_with_its_code(
+    store: Path, arguments: list[str]
+) -> None:
+    name, *options = arguments
+    added = run(store, "models", "add", name, str(DEMO_FILE), *options)
+    assert added.returncode == 1
+    (line,) = added.stderr.splitlines()
+    assert line.startswith("densepose: invalid_parameter: ")
+    assert line.isprintable()
+
+
+def test_a_file_that_is_none_is_refused_and_not_waited_for(store: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe\x1b[31m")
+    added = run(store, "models", "add", "mine", str(tmp_path / "pipe\x1b[31m"), "--like", "demo")
+    assert added.returncode == 1
+    assert added.stderr == "densepose: checkpoint_unavailable: pipe\\x1b[31m is no file\n"

@@ -11,6 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 
 from load_tests.server import running_server
@@ -150,8 +152,8 @@ def test_a_replica_is_given_the_time_to_end():
 
 def test_the_balancer_is_told_what_it_knows():
     configuration = (ROOT / "docker" / "haproxy.cfg").read_text()
-    for name in SERVICES["balancer"]["environment"]:
-        assert name in configuration
+    for name, value in SERVICES["balancer"]["environment"].items():
+        assert set(re.findall(rf"\{{{name}-([^}}]*)}}", configuration)) == {default_of(value)}
 
 
 def test_nobody_is_an_administrator_of_grafana():
@@ -188,6 +190,55 @@ def test_the_image_s_torch_is_one_that_is_supported():
         ).groups()
         ordered = [tuple(map(int, each.split(".")[:2])) for each in (low, version, high)]
         assert ordered[0] <= ordered[1] < ordered[2]
+
+
+def test_the_lock_has_what_the_service_needs_in_the_checked_versions_with_hashes():
+    locked = locked_versions((ROOT / "requirements.lock").read_text())
+    checked = dict(
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
+    checked = {canonicalize_name(name): version for name, version in checked.items()}
+    assert {name: checked[name] for name in locked.keys() & checked.keys()} == {
+        name: version for name, version in locked.items() if name in checked
+    }
+    arguments = dict(each.split("=", 1) for each in instructions("ARG") if "=" in each)
+    assert locked["torch"] == arguments["TORCH"]
+    assert locked["torchvision"] == arguments["TORCHVISION"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for text in (
+        *project["project"]["dependencies"],
+        *project["project"]["optional-dependencies"]["tracing"],
+        *project["build-system"]["requires"],
+    ):
+        requirement = Requirement(text)
+        assert locked[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_with_another_index_pytorch_alone_comes_without_a_hash(tmp_path):
+    lock = (ROOT / "requirements.lock").read_text()
+    (tmp_path / "requirements.lock").write_text(lock)
+    (command,) = re.findall(r"sed -i .*? requirements\.lock", DOCKERFILE.read_text())
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
+    left = locked_versions((tmp_path / "requirements.lock").read_text())
+    gone = locked_versions(lock).keys() - left.keys()
+    assert {"torch", "torchvision", "triton", "nvidia-cublas"} <= gone
+    # What torch needs beside them is hashed still, and so is all that the service does.
+    assert {"sympy", "filelock", "setuptools", "numpy", "uvicorn", "zlib-ng"} <= left.keys()
+    assert all(name.startswith(("torch", "triton", "nvidia-", "cuda-")) for name in gone)
+
+
+def locked_versions(text):
+    """The version of each package; that each has a hash is asserted."""
+    entries = re.sub(r"\\\n", " ", text).splitlines()
+    versions = {}
+    for entry in entries:
+        if not entry.startswith("#"):
+            name, version = entry.split()[0].split("==")
+            assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", entry), name
+            versions[canonicalize_name(name)] = version
+    return versions
 
 
 def test_the_health_check_tells_a_living_service_from_a_dead_one(tmp_path):

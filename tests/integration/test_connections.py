@@ -272,6 +272,17 @@ def test_the_event_loop_is_free_while_a_large_image_is_decoded(make_service):
     assert 1000 * max(pauses_s) < 0.5 * (timing_ms["decode"] + timing_ms["preprocess"])
 
 
+def test_head_has_the_length_of_a_body_that_does_not_come(service):
+    asking = b"%s /v1/models HTTP/1.1\r\nHost: test\r\n\r\n"
+    with listening(service) as address, socket.create_connection(address, 5) as connection:
+        connection.sendall(asking % b"HEAD")
+        head = connection.recv(65536)
+        assert head.endswith(b"\r\n\r\n")
+        connection.sendall(asking % b"GET")
+        _, headers, _ = answer_on(connection)
+        assert b"content-length: %s\r\n" % headers["content-length"].encode() in head
+
+
 def test_a_hundred_requests_at_once_all_get_their_own_answer(make_service):
     service = make_service(max_inflight_bytes=100_000_000)
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import struct
+import threading
 import zlib
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from model_store.catalogue import load_catalogue
 from model_store.errors import CheckpointRejected, CheckpointUnavailable
 from service import errors
-from tests.integration.conftest import HEIGHT, WIDTH, picture
+from tests.integration.conftest import HEIGHT, WIDTH, build_service, picture
 
 CHECKOUT = Path(__file__).parents[2]
 CSE = "cse_R_50_FPN_s1x"
@@ -21,6 +22,7 @@ FORM = "multipart/form-data; boundary=frontier"
 DOCUMENTED = {
     "malformed_request": 400,
     "unauthorized": 401,
+    "forbidden_origin": 403,
     "unknown_model": 404,
     "not_found": 404,
     "method_not_allowed": 405,
@@ -33,6 +35,7 @@ DOCUMENTED = {
     "invalid_parameter": 422,
     "unsupported_output": 422,
     "answer_too_large": 422,
+    "unknown_host": 421,
     "overloaded": 429,
     "headers_too_large": 431,
     "internal_error": 500,
@@ -46,6 +49,16 @@ DOCUMENTED = {
 ELSEWHERE = {
     "forbidden": "of the admin paths: test_admin.py",
 }
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """A service for those who only look at what it answers."""
+    service = build_service()
+    yield service
+    service.decoders.shutdown()
+    service.encoders.shutdown()
+    service.large_decoders.shutdown()
 
 
 def problem_of(response):
@@ -174,8 +187,9 @@ def test_an_error_of_the_device_side_has_its_status_and_code(service, error, cod
 def test_every_documented_code_is_provoked_here_or_says_why_not():
     provoked = {code for code, _ in BAD_REQUESTS} | set(RAISED_BY_THE_DEVICE_SIDE.values())
     others = {"not_found", "method_not_allowed"}
-    # test_connections.py, test_hostile_connections.py, and test_keys.py
+    # test_connections.py, test_hostile_connections.py, test_keys.py, and test_origins.py
     others |= {"slow_upload", "headers_too_large", "unauthorized"}
+    others |= {"forbidden_origin", "unknown_host"}
     assert provoked | others == set(DOCUMENTED)
     assert not set(ELSEWHERE) & set(DOCUMENTED)
 
@@ -184,6 +198,35 @@ def test_every_documented_code_is_provoked_here_or_says_why_not():
 def test_an_unknown_path_is_not_found(service, path):
     problem = problem_of(service.client.get(path))
     assert (problem["status"], problem["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "path", ["/metrics", "/livez", "/docs", "/v1/models", "/v1/models/demo", "/openapi.json"]
+)
+@pytest.mark.parametrize("control", ["%0a", "%0A", "%0d", "%0d%0a", "%00", "%09", "%7f", "%C2%85"])
+def test_a_path_with_a_control_character_is_no_path_of_ours(shared, path, control):
+    for strange in (path + control, control + path, path.replace("/", f"/{control}", 1)):
+        problem = problem_of(shared.client.get(strange))
+        assert (problem["status"], problem["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/livez", "/readyz", "/metrics", "/v1/models", "/v1/models/demo", "/v1/parts"),
+        *("/v1/renders", "/docs", "/docs/swagger-ui.css", "/openapi.json", "/nowhere"),
+        *("/v1/models/nobody", "/v1/densepose"),
+    ],
+)
+def test_head_is_answered_as_get_without_the_body(shared, path):
+    of_get, of_head = shared.client.get(path), shared.client.head(path)
+    assert (of_head.status_code, of_head.content) == (of_get.status_code, b"")
+    kept = ("content-type", "content-length", "allow", "vary")
+    if path == "/metrics":
+        # It counts these two.
+        kept = ("content-type",)
+    for name in kept:
+        assert of_head.headers.get(name) == of_get.headers.get(name), name
 
 
 @pytest.mark.parametrize(
@@ -226,14 +269,42 @@ def test_a_defect_says_nothing_of_itself_but_is_logged_with_its_traceback(servic
     assert logged.fields["id"] == "defect-1"
 
 
-def test_an_answer_with_too_many_samples_is_refused_before_anything_runs(make_service):
-    service = make_service(max_answer_samples=3 * WIDTH * HEIGHT - 1)
-    for request_ in ({"params": {"layout": "image"}}, {"accept": "image/png"}):
+def test_an_answer_that_is_too_large_whatever_is_found_is_refused_before_anything_runs(
+    make_service,
+):
+    service = make_service(max_answer_bytes=3 * WIDTH * HEIGHT - 1)
+    whole = f"[[0,0,{WIDTH},{HEIGHT}]]"
+    for request_ in (
+        {"params": {"layout": "image"}},
+        {"accept": "image/png"},
+        {"params": {"boxes": whole}},
+    ):
         assert problem_of(service.ask(**request_))["code"] == "answer_too_large"
     assert service.device.asked == []
-    assert service.ask().status_code == 200
-    ((_, sample, _),) = service.device.asked
-    assert sample.query.max_region_pixels == WIDTH * HEIGHT - 1
+
+
+def test_an_answer_that_is_too_large_for_what_is_found_is_refused(make_service):
+    service = make_service(max_answer_bytes=3 * (200 * 100 + 50 * 40) - 1)
+    service.device.boxes = ((0.0, 0.0, 200.0, 100.0), (0.0, 0.0, 50.0, 40.0))
+    image = picture((400, 300))
+    assert problem_of(service.ask(image))["code"] == "answer_too_large"
+    assert len(service.device.asked) == 1
+    service.device.boxes = service.device.boxes[:1]
+    # Nothing is counted for instances that there might have been.
+    assert service.ask(image, params={"max_instances": 100}).status_code == 200
+    assert service.inflight_bytes == 0
+
+
+def test_what_is_written_is_counted_and_ends_at_the_limit(make_service):
+    service = make_service(max_answer_bytes=60_000)
+    service.device.boxes = ((0.0, 0.0, 80.0, 80.0),)
+    image = picture((100, 100))
+    # 51,200 bytes of floats are 68,268 letters of base64, which is known before the head runs.
+    whole = {"boxes": "[[0,0,80,80]]", "outputs": "uv"}
+    assert problem_of(service.ask(image, params=whole))["code"] == "answer_too_large"
+    assert service.device.asked == []
+    assert service.ask(image, params=whole, accept="application/zip").status_code == 200
+    assert service.inflight_bytes == 0
 
 
 def test_more_bytes_than_all_requests_may_hold_are_refused_for_now(make_service):
@@ -248,6 +319,20 @@ def test_a_request_that_is_out_of_time_costs_the_device_nothing(service):
     response = service.ask(picture((500, 500)), params={"timeout_ms": 1})
     assert problem_of(response)["code"] == "deadline_exceeded"
     assert service.device.asked == []
+
+
+@pytest.mark.parametrize("size", [(8, 10), (200, 200)])
+def test_a_request_ends_with_its_time_also_where_no_thread_is_free_for_it(make_service, size):
+    service = make_service(timeout_ms=300)
+    is_over = threading.Event()
+    busy = [service.decoders.submit(is_over.wait, 30) for _ in range(4)]
+    form = {"image": picture(size, "BMP")}
+    try:
+        response = service.client.post("/v1/densepose", files=form)
+        assert problem_of(response)["code"] == "deadline_exceeded"
+        assert not any(each.done() for each in busy)
+    finally:
+        is_over.set()
 
 
 def test_only_the_served_models_exist(make_service):

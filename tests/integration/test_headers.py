@@ -4,6 +4,7 @@ import base64
 import hashlib
 import logging
 import re
+from urllib.parse import urljoin
 
 import pytest
 
@@ -50,16 +51,24 @@ def test_nothing_in_the_documentation_comes_from_elsewhere(service):
         assert f"'sha256-{digest}'" in policy
 
 
-def test_the_files_of_the_documentation_are_served(service):
+def test_the_files_of_the_documentation_are_served_also_behind_a_prefix(service):
+    seen_at = "https://edge.example/some/prefix"
     page = service.client.get("/docs").text
-    for path in re.findall(r"(?:src|href)=\"(/[^\"]+)\"", page):
+    addresses = re.findall(r"(?:src|href)=\"(?!data:)([^\"]+)\"", page)
+    addresses += re.findall(r"url: '([^']+)'", page)
+    assert len(addresses) == 3
+    for address in addresses:
+        path = urljoin(f"{seen_at}/docs", address).removeprefix(seen_at)
         response = service.client.get(path)
         assert response.status_code == 200
         assert len(response.content) > 10_000
-        assert response.headers["content-type"].split(";")[0] in {"text/css", "text/javascript"}
+        media_type = response.headers["content-type"].split(";")[0]
+        assert media_type in {"text/css", "text/javascript", "application/json"}
     script = service.client.get("/docs/swagger-ui-bundle.js")
     assert "SwaggerUIBundle" in script.text
     assert service.client.get("/docs/redoc.standalone.js").status_code == 404
+    (server,) = service.client.get("/openapi.json").json()["servers"]
+    assert urljoin(f"{seen_at}/openapi.json", server["url"]) == f"{seen_at}/"
 
 
 def test_without_origins_set_no_page_elsewhere_may_ask(service):

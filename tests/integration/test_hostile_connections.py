@@ -84,6 +84,21 @@ UNREADABLE = {
     "a bare carriage return": b"GET /livez HTTP/1.1\r\nHost: te\rst\r\n\r\n",
     "a null byte": b"GET /livez HTTP/1.1\r\nHost: test\r\nX: a\0b\r\n\r\n",
     "no host": b"GET /livez HTTP/1.1\r\n\r\n",
+    "a user in the host": b"GET /livez HTTP/1.1\r\nHost: user@test\r\n\r\n",
+    "a path in the host": b"GET /livez HTTP/1.1\r\nHost: test/livez\r\n\r\n",
+    "a list of hosts": b"GET /livez HTTP/1.1\r\nHost: test, other\r\n\r\n",
+    "a port that is none": b"GET /livez HTTP/1.1\r\nHost: test:http\r\n\r\n",
+    "an address of another host": b"GET http://other/livez HTTP/1.1\r\nHost: test\r\n\r\n",
+    "an address with a user": b"GET http://test@other/livez HTTP/1.1\r\nHost: other\r\n\r\n",
+    "an address of no host": b"GET http:///livez HTTP/1.1\r\nHost: test\r\n\r\n",
+    "a tab for a space": b"GET\t/livez HTTP/1.1\r\nHost: test\r\n\r\n",
+    "a space before": b" GET /livez HTTP/1.1\r\nHost: test\r\n\r\n",
+    "a space behind": b"GET /livez HTTP/1.1 \r\nHost: test\r\n\r\n",
+    "a tunnel that asks for an upgrade": b"CONNECT test:80 HTTP/1.1\r\nHost: test\r\n"
+    b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+    "both lengths and an upgrade": HEAD
+    + b"Connection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 3\r\n"
+    + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "two hosts": b"GET /livez HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
     "no version": b"GET /livez\r\n\r\n",
     "an old version": b"GET /livez HTTP/0.9\r\n\r\n",
@@ -199,8 +214,164 @@ def test_chunk_extensions_are_ignored(service):
 
 def test_an_upgrade_is_answered_as_a_request_and_nothing_after_it_is_read(service):
     data = b"GET /livez HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+    other = b"GET /livez HTTP/1.1\r\n" + HOST
     with listening(service) as address:
-        assert statuses(exchange(address, data + b"GET /livez HTTP/1.1\r\n" + HOST)) == [200]
+        assert statuses(exchange(address, data + other)) == [200]
+        assert statuses(exchange(address, data + other + b"\r\n" + data)) == [200]
+        assert statuses(exchange(address, data + b"\x81\x05hello")) == [200]
+        assert statuses(exchange(address, data * 2000)) == [200]
+
+
+UPGRADES = [
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n",
+    b"Upgrade: websocket\r\nConnection: Upgrade\r\n",
+    b"upgrade: TLS/1.2\r\nUPGRADE: HTTP/2.0\r\nconnection: upgrade\r\n",
+    b"Upgrade: h2c\r\nConnection: keep-alive\r\n",
+]
+
+
+@pytest.mark.parametrize("upgrade", UPGRADES)
+@pytest.mark.parametrize("is_chunked", [False, True])
+@pytest.mark.parametrize("num_pieces", [1, 2, 3, 50])
+def test_a_body_is_read_whatever_protocol_its_client_would_rather_speak(
+    shared, upgrade, is_chunked, num_pieces
+):
+    service, address = shared
+    num_asked, body = len(service.device.asked), picture()
+    head = HEAD + upgrade + b"Connection: close\r\n"
+    if is_chunked:
+        framing = b"Transfer-Encoding: chunked\r\n\r\n"
+        body = b"%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"
+    else:
+        framing = b"Content-Length: %d\r\n\r\n" % len(body)
+    data = head + framing + body
+    # The body by itself; or all of it in as many pieces.
+    step = -(-len(data) // num_pieces)
+    pieces = [data[index : index + step] for index in range(0, len(data), step)]
+    if num_pieces == 2:
+        pieces = [head + framing, body]
+    with socket.create_connection(address, 10) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(0.001)
+        assert answer_on(connection)[0] == 200
+        assert connection.recv(1) == b""
+    assert len(service.device.asked) == num_asked + 1
+
+
+def test_the_headers_of_an_upgrade_are_counted_once(shared):
+    long = b"X: " + b"a" * 20_000 + b"\r\n"
+    data = b"GET /livez HTTP/1.1\r\n" + HOST + UPGRADES[0] + long
+    assert statuses(exchange(shared[1], data + b"\r\n")) == [200]
+    assert statuses(exchange(shared[1], data + long + b"\r\n")) == [431]
+
+
+def test_a_client_that_asks_for_an_upgrade_is_told_to_go_on_with_its_body(shared):
+    body = picture()
+    head = HEAD + UPGRADES[0] + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(shared[1], 10) as connection:
+        connection.sendall(head)
+        assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        assert answer_on(connection)[0] == 200
+
+
+@pytest.mark.parametrize("coding", [b"Chunked", b"CHUNKED", b" chunked "])
+def test_a_coding_s_name_is_the_same_in_capitals(shared, coding):
+    body = picture()
+    data = HEAD + b"Transfer-Encoding:" + coding + b"\r\n\r\n%x\r\n" % len(body) + body
+    with socket.create_connection(shared[1], 10) as connection:
+        connection.sendall(data + b"\r\n0\r\n\r\n")
+        assert answer_on(connection)[0] == 200
+
+
+@pytest.mark.parametrize("line", [b"GET  /livez HTTP/1.1", b"GET /livez   HTTP/1.1"])
+def test_spaces_in_a_row_part_a_request_line_as_one_does(shared, line):
+    # RFC 9112, 3 allows it, and no reading of it is another: no part of it has a space.
+    data = line + b"\r\n" + HOST + b"Connection: close\r\n\r\n"
+    assert statuses(exchange(shared[1], data)) == [200]
+
+
+@pytest.mark.parametrize(
+    ("target", "host"),
+    [
+        (b"http://test/livez", b"test"),
+        (b"HTTP://Test.:8000/livez?a=b", b"test:8000"),
+        (b"http://test:80/livez", b"test"),
+        (b"http://[::1]:8000/livez", b"[0::1]:8000"),
+        (b"/livez?to=http://other/", b"test"),
+        (b"/livez", b""),
+    ],
+)
+def test_a_whole_address_of_the_host_is_answered(shared, target, host):
+    data = b"GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % (target, host)
+    assert statuses(exchange(shared[1], data)) == [200]
+
+
+def test_a_page_s_whole_address_is_no_way_round_the_host_s_name(make_service):
+    service = make_service(allowed_hosts=())
+    rebound = b"GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n"
+    with listening(service) as address:
+        for target, host, status in (
+            (b"http://evil.example/v1/models", b"evil.example", 421),
+            (b"http://evil.example/v1/models", b"localhost", 400),
+            (b"http://localhost/v1/models", b"evil.example", 400),
+            (b"http://localhost/v1/models", b"localhost", 200),
+            (b"/v1/models", b"evil.example", 421),
+        ):
+            assert statuses(exchange(address, rebound % (target, host))) == [status]
+        # No browser speaks HTTP/1.0, which needs no host.
+        assert exchange(address, b"GET /v1/models HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_page_elsewhere_is_refused_before_its_body_is_sent(make_service):
+    service = make_service(allowed_hosts=())
+    sending = b"Expect: 100-continue\r\nContent-Length: 900000\r\n\r\n"
+    foreign = HEAD.replace(b"test", b"localhost") + b"Origin: https://evil.example\r\n"
+    with listening(service) as address:
+        for head, status in ((foreign, 403), (HEAD, 421)):
+            with socket.create_connection(address, 10) as connection:
+                connection.sendall(head + sending)
+                assert answer_on(connection)[0] == status
+    assert service.device.asked == []
+
+
+ORIGIN = b"Origin: https://app.example\r\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET /livez HTTP/1.1\r\n" + ORIGIN + HOST, 408),
+        (b"GET /livez HTTP/1.1\r\n" + ORIGIN + b"X: " + b"a" * 40_000, 431),
+        (b"GET /livez HTTP/1.1\r\n" + ORIGIN + b"a: b\r\n" * 101, 431),
+        (b"GET /livez HTTP/1.1\r\n" + ORIGIN + b"X: a\0b\r\n\r\n", 400),
+        (b"GET /livez HTTP/1.1\r\n" + ORIGIN + b"\r\n", 400),
+        (HEAD + ORIGIN + b"Content-Length: 3\r\n\r\n", 408),
+        (HEAD + ORIGIN + b"Content-Length: 10000000\r\n\r\n", 413),
+        (HEAD + ORIGIN + b"Transfer-Encoding: chunked\r\n\r\nnone", 400),
+    ],
+)
+def test_a_page_that_may_ask_reads_what_its_connection_did_wrong(make_service, data, status):
+    service = make_service(cors_origins=("https://app.example",), upload_timeout_ms=300)
+    named = data.replace(b"\r\nOrigin", b"\r\nX-Request-ID: mine\r\nOrigin")
+    with listening(service) as address, socket.create_connection(address, 10) as connection:
+        connection.sendall(named)
+        answered, headers, problem = answer_on(connection)
+    assert answered == status
+    assert headers["access-control-allow-origin"] == "https://app.example"
+    assert headers["vary"] == "origin"
+    assert problem["request_id"] == headers["x-request-id"] == "mine"
+
+
+def test_what_is_no_request_is_nobody_s_of_the_request_before(make_service):
+    service = make_service(cors_origins=("https://app.example",))
+    data = b"GET /livez HTTP/1.1\r\n" + HOST + ORIGIN + b"\r\n"
+    with listening(service) as address:
+        first, second = exchange(address, data + b"\0").split(b"HTTP/1.1 400")
+    assert b"access-control-allow-origin" in first
+    assert b"access-control-allow-origin" not in second
 
 
 def test_requests_in_a_row_are_answered_in_order(service):

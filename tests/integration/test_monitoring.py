@@ -32,6 +32,8 @@ EXTERNAL = {
     "haproxy_backend_http_responses_total",
     "haproxy_backend_redispatch_warnings_total",
     "haproxy_backend_response_errors_total",
+    "haproxy_frontend_denied_connections_total",
+    "haproxy_frontend_requests_denied_total",
     "up",
 }
 NAME = re.compile(r"\b((?:densepose|haproxy|process)_\w+|densepose:[\w:]+|up)\b(?=[{\[ )]|$)")

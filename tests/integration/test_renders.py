@@ -147,7 +147,7 @@ def test_maps_come_beside_a_render_where_they_are_named(service):
         ("boxes", set()),
         ("texture", {"labels", "uv"}),
         ("vertices", {"vertex_colours", "mask"}),
-        ("dump-npz", {"labels", "uv"}),
+        ("dump-npz", {"labels", "raw_uv"}),
     ],
 )
 def test_the_device_computes_what_the_render_is_made_of_and_no_more(service, name, outputs):
@@ -165,6 +165,16 @@ def test_a_model_with_confidences_dumps_them(service):
     with np.load(io.BytesIO(response.content), allow_pickle=False) as arrays:
         assert "0.pred_densepose.1.kappa_v" in arrays
         assert "0.pred_densepose.1.u_std" not in arrays
+        # In full, and not in 65535 steps.
+        assert arrays["0.pred_densepose.1.sigma_2"].dtype == np.float32
+        assert (arrays["0.pred_densepose.1.sigma_2"] == -29).any()
+
+
+def test_a_render_of_several_people_shows_all_of_them_unless_fewer_are_asked_for(service):
+    """Whatever the tool that reads it takes."""
+    everybody = open_png(ask_for(service, "leffa-dresscode"))
+    alone = open_png(ask_for(service, "leffa-dresscode", people="best"))
+    assert set(np.unique(alone)) < set(np.unique(everybody))
 
 
 def test_a_model_with_embeddings_dumps_them(service):
@@ -278,7 +288,7 @@ def test_an_atlas_goes_with_the_texture_alone(service):
 
 
 def test_a_render_beyond_the_answer_s_limit_is_refused(make_service):
-    service = make_service(max_answer_samples=20 * 20 * 3)
+    service = make_service(max_answer_bytes=20 * 20 * 3)
     assert ask_for(service, "boxes", size="20x20").status_code == 200
     assert problem_of(ask_for(service, "boxes", size="21x20"))["code"] == "answer_too_large"
 

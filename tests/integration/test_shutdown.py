@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -118,6 +119,17 @@ def test_a_device_that_hangs_holds_the_end_up_until_the_limit_and_everyone_is_to
         assert time.monotonic() - begun_s < 5
 
 
+def test_a_device_that_hangs_keeps_nobody_waiting_beyond_the_time_of_the_request(tmp_path):
+    # It counts as hanging after a minute, which is longer than these wait for their answers.
+    with serving(tmp_path, batch_ms=600_000, TIMEOUT_MS="1000", MAX_BATCH="1") as scene:
+        requests = [scene.ask() for _ in range(6)]
+        codes = {request.result().json()["code"] for request in requests}
+        assert codes == {"deadline_exceeded", "overloaded"}
+        assert scene.ask().result().json()["code"] == "overloaded"
+        assert scene.get("/livez").status_code == 200
+        scene.server.process.kill()
+
+
 def test_on_a_terminal_there_is_no_delay(tmp_path):
     with serving(tmp_path, batch_ms=0, DRAIN_DELAY_MS="20000") as scene:
         assert scene.ask().result().status_code == 200
@@ -132,6 +144,15 @@ def test_a_connection_that_nobody_uses_holds_nothing_up(tmp_path):
         assert client.get(f"{scene.server.url}/livez").status_code == 200
         scene.tell()
         assert scene.exit_status() == 0
+
+
+def test_a_connection_that_nobody_uses_is_closed_after_the_time_that_is_set(tmp_path):
+    with serving(tmp_path, batch_ms=0, KEEP_ALIVE_MS="100") as scene:
+        server = (scene.server.host, scene.server.port)
+        with socket.create_connection(server, 4) as connection:
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+            assert connection.recv(65536) == b""
 
 
 def test_under_load_no_accepted_request_fails(tmp_path):

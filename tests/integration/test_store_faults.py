@@ -1,5 +1,7 @@
 """What the network, the disk and other processes can do to the model store."""
 
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -8,6 +10,7 @@ import sys
 import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -63,6 +66,8 @@ needs_mounts = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A single byte is enough to be waited for.
+    monkeypatch.setattr(download, "PIECE_BYTES", 1)
     monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
     monkeypatch.setattr(download, "BACKOFFS_S", (0.01,) * 4)
 
@@ -337,6 +342,287 @@ def test_the_environment_s_proxy_is_asked(
     store = ModelStore(folder, {MODEL: far})
     store.pull(far)
     assert is_whole(store, far)
+
+
+# A server that means harm, or does not care.
+
+
+def send(*pieces: bytes, repeated: bytes = b"", pause_s: float = 0.0) -> Callable[[Exchange], None]:
+    """Send these bytes, and then one piece again and again, as long as there is who takes it."""
+
+    def answer(exchange: Exchange) -> None:
+        exchange.close_connection = True
+        with suppress(OSError):
+            exchange.wfile.write(b"".join(pieces))
+            while repeated and not exchange.mirror.is_closing.wait(pause_s):
+                exchange.wfile.write(repeated)
+                exchange.mirror.num_bytes_sent += len(repeated)
+
+    return answer
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+LENGTH = b"Content-Length: 1000\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+CHUNK = b"1000\r\n" + b"\x80" * 0x1000 + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (send(OK, LENGTH, CHUNKED, b"\r\n", repeated=CHUNK), "more than the 1000 bytes"),
+        (send(OK, CHUNKED, b"\r\n", repeated=CHUNK), "does not say how long"),
+        (send(OK, b"\r\n", repeated=CHUNK), "does not say how long"),
+        (send(OK, b"Content-Length: -5\r\n\r\n", repeated=CHUNK), "bad Content-Length"),
+        (send(OK, LENGTH, b"Content-Length: 2000\r\n\r\n", repeated=CHUNK), "conflicting"),
+        (send(OK, b"Content-Length: 4294967297\r\n\r\n"), "more than 4294967296"),
+        (send(OK, repeated=b"X-Header: endless\r\n"), "Receive buffer too long"),
+        (send(b"HTTP/1.1 200 ", repeated=b"OK" * 100), "Receive buffer too long"),
+        (send(repeated=b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"), "timed out"),
+    ],
+    ids=[
+        "a length and endless chunks",
+        "endless chunks",
+        "endless",
+        "negative",
+        "two lengths",
+        "huge",
+        "endless headers",
+        "endless reason",
+        "endless hints",
+    ],
+)
+def test_a_server_is_taken_no_more_from_than_it_announced(
+    store: ModelStore, folder: Path, mirror: Mirror, card: ModelCard, answer, reason: str
+):
+    mirror.script.extend([answer] * 5)
+    reports = []
+    with pytest.raises(CheckpointUnavailable, match=reason):
+        store.pull(card, lambda num_bytes, total: reports.append(num_bytes))
+    assert max(reports, default=0) <= 1000
+    assert sum(path.stat().st_size for path in (folder / MODEL).glob("*.part")) <= 1000
+    mirror.script.clear()
+    store.pull(card)
+    assert is_whole(store, card)
+
+
+def test_what_follows_an_answer_is_not_read(store: ModelStore, mirror: Mirror, card: ModelCard):
+    mirror.script.append(send(OK, LENGTH, b"\r\n", repeated=b"\x80" * 1000))
+    with pytest.raises(CheckpointRejected, match="MD5"):
+        store.pull(card)
+    assert len(mirror.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        send(OK, LENGTH, b"\r\n", repeated=b"\x80", pause_s=0.01),
+        send(OK, repeated=b"X: a\r\n", pause_s=0.01),
+        send(repeated=b"HTTP/1.1 100 Continue\r\n\r\n", pause_s=0.01),
+        send(OK, LENGTH, CHUNKED, b"\r\n1;", repeated=b"x", pause_s=0.01),
+    ],
+    ids=["body", "head", "hints", "a chunk's extension"],
+)
+def test_a_server_that_only_drips_is_given_up(
+    store: ModelStore,
+    mirror: Mirror,
+    card: ModelCard,
+    answer,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(download, "PIECE_BYTES", 10_000)
+    mirror.script.extend([answer] * 100)
+    with pytest.raises(CheckpointUnavailable, match="timed out: fewer than 10000 bytes came in"):
+        store.pull(card)
+    assert len(mirror.requests) == 1 + len(download.BACKOFFS_S)
+    assert mirror.num_bytes_sent < 10_000
+
+
+def test_a_server_that_cuts_every_answer_short_is_given_up(
+    store: ModelStore, mirror: Mirror, card: ModelCard, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(download, "PIECE_BYTES", 10_000)
+    mirror.script.extend(partial(Exchange.serve, share=0.0001 * n) for n in range(1, 1000))
+    with pytest.raises(CheckpointUnavailable):
+        store.pull(card)
+    # A piece more than before is worth another go; 400 bytes are not.
+    assert len(mirror.requests) < 10
+
+
+def test_a_part_that_was_not_asked_for_is_not_taken(
+    store: ModelStore, folder: Path, mirror: Mirror, card: ModelCard
+):
+    mirror.script.append(CUT)
+    mirror.script.extend([partial(Exchange.refuse, status=500)] * 5)
+    with pytest.raises(CheckpointUnavailable):
+        store.pull(card)
+    part = file_of(folder, card).with_name(f"{file_of(folder, card).name}.part")
+    part.write_bytes(b"\x80" * (len(CONTENT) + 1))
+    head = b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-%d/%d\r\n\r\n"
+    mirror.script.clear()
+    mirror.script.append(send(head % (len(CONTENT) - 1, len(CONTENT)), repeated=CHUNK))
+    with pytest.raises(CheckpointUnavailable, match="answered 206"):
+        store.pull(card)
+    assert part.stat().st_size == len(CONTENT) + 1
+    store.pull(card)
+    assert is_whole(store, card)
+
+
+def test_chunks_are_taken_where_the_catalogue_knows_the_size(folder: Path, mirror: Mirror):
+    card = publish(mirror, CONTENT, digests="sha256")
+    chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (len(CONTENT), CONTENT)
+    mirror.script.append(send(OK, CHUNKED, b"\r\n", chunk))
+    store = ModelStore(folder, {MODEL: card})
+    store.pull(card)
+    assert is_whole(store, card)
+    assert len(mirror.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "retry_after", "wait_s"),
+    [
+        (503, "7", 7),
+        (429, "7", 7),
+        (503, "3600", 60),
+        (429, "Fri, 31 Dec 9999 23:59:59 GMT", 60),
+        (503, "Fri, 31 Dec 1999 23:59:59 GMT", 0.01),
+        (503, "soon", 0.01),
+    ],
+)
+def test_a_busy_server_is_given_the_time_that_it_asks_for(
+    store: ModelStore,
+    mirror: Mirror,
+    card: ModelCard,
+    status: int,
+    retry_after: str,
+    wait_s: float,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    waits = []
+
+    async def wait(seconds: float, report: Callable[[], None]) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(download, "_wait", wait)
+    busy = f"HTTP/1.1 {status} Busy\r\nRetry-After: {retry_after}\r\nContent-Length: 0\r\n\r\n"
+    mirror.script.append(send(busy.encode()))
+    store.pull(card)
+    assert is_whole(store, card)
+    assert waits == [wait_s]
+
+
+def test_who_no_longer_wants_the_file_does_not_wait_for_a_busy_server(
+    store: ModelStore, mirror: Mirror, card: ModelCard
+):
+    class Enough(Exception):
+        pass
+
+    def give_up(num_bytes: int, total: int | None) -> None:
+        raise Enough
+
+    mirror.script.append(send(b"HTTP/1.1 503 Busy\r\nRetry-After: 60\r\nContent-Length: 0\r\n\r\n"))
+    with pytest.raises(Enough):
+        store.pull(card, give_up)
+    assert len(mirror.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        send(b"HTTP/1.1 404 \x1b[31mEVIL\x1b[0m\r\nContent-Length: 0\r\n\r\n"),
+        partial(Exchange.redirect, address="http://\x1b[31mevil/"),
+        partial(Exchange.redirect, address="https://ev\x9b31m.example/"),
+    ],
+)
+def test_a_server_s_words_do_nothing_to_a_terminal(
+    store: ModelStore, mirror: Mirror, card: ModelCard, answer
+):
+    mirror.script.extend([answer] * 5)
+    with pytest.raises(CheckpointUnavailable) as error:
+        store.pull(card)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "address", ["file:///etc/passwd", "http://127.0.0.1@169.254.169.254/x", "ftp://127.0.0.1/x"]
+)
+def test_a_redirect_to_what_is_no_mirror_is_refused(
+    store: ModelStore, mirror: Mirror, card: ModelCard, address: str
+):
+    mirror.script.append(partial(Exchange.redirect, address=address))
+    with pytest.raises(CheckpointUnavailable, match=r"not https|Unsupported"):
+        store.pull(card)
+
+
+# Who else may write in the folder.
+
+PARTS = (".part", ".part.json", ".json.part", ".safetensors.part", ".json")
+
+
+@pytest.mark.parametrize("plant", [Path.symlink_to, Path.hardlink_to])
+@pytest.mark.parametrize("suffix", PARTS)
+def test_nothing_is_written_through_a_link_that_was_planted(
+    store: ModelStore, folder: Path, card: ModelCard, tmp_path: Path, suffix: str, plant
+):
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"\x80" * 100)
+    file = file_of(folder, card)
+    file.parent.mkdir(parents=True)
+    if suffix == ".part":
+        etag = f'"{hashlib.md5(CONTENT).hexdigest()}"'
+        version = {"url": card.url, "etag": etag, "num_bytes": len(CONTENT)}
+        file.with_name(f"{file.name}.part.json").write_text(json.dumps(version))
+    plant(file.with_name(f"{file.name}{suffix}"), victim)
+    store.pull(card)
+    assert is_whole(store, card)
+    assert victim.read_bytes() == b"\x80" * 100
+    assert not any(path.is_symlink() for path in file.parent.iterdir())
+
+
+@pytest.mark.parametrize("name", [MODEL, ".locks"])
+@pytest.mark.parametrize("act", [ModelStore.pull, ModelStore.verify, "remove"])
+def test_nothing_is_written_or_deleted_in_a_folder_that_is_a_link(
+    store: ModelStore, folder: Path, card: ModelCard, tmp_path: Path, name: str, act
+):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    file = file_of(folder, card)
+    if name == MODEL:
+        (elsewhere / file.name).write_bytes(CONTENT)
+        folder.mkdir()
+    else:
+        put(folder, card)
+    (folder / name).symlink_to(elsewhere)
+    before = list(elsewhere.iterdir())
+    with pytest.raises(CheckpointUnavailable, match=rf"{name} is a symbolic link, and nothing is"):
+        store.remove(MODEL) if act == "remove" else act(store, card)
+    assert list(elsewhere.iterdir()) == before
+
+
+def test_the_store_s_own_folder_may_be_a_link(tmp_path: Path, card: ModelCard):
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "large disk")
+    store = ModelStore(tmp_path / "link", {MODEL: card})
+    store.pull(card)
+    assert is_whole(store, card)
+
+
+def test_a_checkpoint_may_be_a_link(store: ModelStore, folder: Path, card: ModelCard):
+    file = put(folder, card)
+    file.rename(folder / "kept elsewhere")
+    file.symlink_to(folder / "kept elsewhere")
+    assert is_whole(store, card)
+
+
+@pytest.mark.parametrize("suffix", ["", *PARTS])
+def test_a_pipe_that_was_planted_keeps_nobody_waiting(
+    store: ModelStore, folder: Path, card: ModelCard, suffix: str
+):
+    file = file_of(folder, card)
+    file.parent.mkdir(parents=True)
+    os.mkfifo(file.with_name(f"{file.name}{suffix}"))
+    store.pull(card)
+    assert is_whole(store, card)
 
 
 # The disk.

@@ -40,6 +40,12 @@ def test_a_client_cannot_begin_a_line_of_the_text_log():
     assert "timing_ms=total:1.5" in text
 
 
+def test_words_from_outside_do_nothing_to_a_terminal():
+    text = TextFormatter().format(record_with({}, message="a card says \x1b[31mred\nand more"))
+    assert text.endswith(r"a card says \x1b[31mred\nand more")
+    assert text.isprintable()
+
+
 @pytest.fixture
 def root_logger():
     root = logging.getLogger()

@@ -30,7 +30,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         ),
         ((7, 7, 1e6), "[########################] 0.0 MB of 0.0 MB, 1.0 MB/s, 0:00 left"),
         ((0, 0, 0.0), "[########################] 0.0 MB of 0.0 MB"),
-        ((50_000_000, None, 2e6), "50.0 MB, by another process"),
+        ((50_000_000, None, 2e6), "50.0 MB, waiting for the server or another process"),
     ],
 )
 def test_bytes_speed_and_time_left_are_shown(progress, text: str):

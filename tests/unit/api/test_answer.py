@@ -1,14 +1,14 @@
-import gzip
 import json
 
 import numpy as np
 
 from model_store.catalogue import Architecture, ModelCard
-from service.api.answer import canvases_of, compress, jobs_of, write_answer
+from service.api.answer import canvases_of, jobs_of, write_answer
 from service.api.parameters import check_parameters
 from service.api.pieces import Draft
 from service.api.plan import plan_answer
 from service.datatypes import Instance, Map, Prediction
+from service.output.chunks import join
 
 CARD = ModelCard(id="confident", group="test", architecture=Architecture(uv_confidence="iid_iso"))
 TIMING = dict.fromkeys(
@@ -25,7 +25,7 @@ def answer(prediction, **given):
     )
     draft = Draft(plan, prediction)
     pieces = [make() for make in jobs_of(draft, canvases_of(draft))]
-    return json.loads(write_answer(draft, pieces, TIMING))
+    return json.loads(join(write_answer(draft, pieces, TIMING)))
 
 
 def instance(**maps):
@@ -59,9 +59,3 @@ def test_the_mask_that_helped_to_paint_the_image_is_not_shown():
 
 def test_the_timing_is_the_one_that_is_given():
     assert answer(Prediction((3, 2), ()))["timing_ms"] == TIMING
-
-
-def test_what_is_compressed_is_gzip():
-    content = b'{"data": "AAAA"}' * 1000
-    assert gzip.decompress(compress(content)) == content
-    assert len(compress(content)) < len(content)

@@ -4,11 +4,11 @@ import pytest
 
 from model_store.catalogue import Architecture, ModelCard, load_catalogue
 from model_store.errors import UnknownModel
-from service.api.capabilities import SAMPLES_PER_INSTANCE, outputs_of, samples_per_pixel
+from service.api.capabilities import bytes_per_pixel, outputs_of
 from service.api.parameters import check_parameters
 from service.api.plan import plan_answer, query_for
-from service.datatypes import Output
-from service.errors import AnswerTooLarge, InvalidParameter, NotAcceptable, UnsupportedOutput
+from service.datatypes import Output, RawMap
+from service.errors import InvalidParameter, NotAcceptable, UnsupportedOutput
 
 CHART = ModelCard(id="chart", group="test", architecture=Architecture(), aliases=("Chart-Alias",))
 CONFIDENT = ModelCard(
@@ -33,7 +33,6 @@ PERSON = replace(
     architecture=replace(ANIMALS.architecture, num_classes=1),
     class_names=("person",),
 )
-EMBEDDING_SAMPLES = SAMPLES_PER_INSTANCE[Output.EMBEDDING]
 JSON, PNG, NPZ = "application/json", "image/png", "application/x-npz"
 CARDS = {card.id: card for card in (CHART, CONFIDENT, ANIMALS, PERSON)}
 
@@ -48,9 +47,9 @@ def plan(*, media_type=JSON, has_atlas=False, **given):
     )
 
 
-def query(size_hw=(100, 200), max_answer_samples=10**9, *, media_type=JSON, **given):
+def query(size_hw=(100, 200), *, media_type=JSON, **given):
     planned = plan(media_type=media_type, **given)
-    return query_for(planned, size_hw, max_answer_samples=max_answer_samples)
+    return query_for(planned, size_hw)
 
 
 def test_the_default_model_is_taken_where_none_is_named():
@@ -118,12 +117,27 @@ def test_an_embedding_is_not_painted_over_the_image():
         plan(model="animals", outputs="embedding", media_type=PNG)
 
 
-def test_a_whole_image_is_painted_with_the_help_of_the_mask():
-    assert query(layout="image", outputs="labels").outputs == {Output.LABELS, Output.MASK}
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ({"outputs": "labels"}, {Output.LABELS}),
+        ({"outputs": "iuv16,uv,coarse"}, {Output.IUV16, Output.UV, Output.COARSE}),
+        ({"outputs": "uv"}, {Output.UV, Output.MASK}),
+        ({"outputs": "coarse"}, {Output.COARSE, Output.MASK}),
+        ({"outputs": "coarse", "model": "person"}, {Output.COARSE}),
+        ({"outputs": "vertices", "model": "person"}, {Output.VERTICES}),
+        ({"outputs": "vertex_colours", "model": "person"}, {Output.VERTEX_COLOURS, Output.MASK}),
+    ],
+)
+def test_a_whole_image_is_painted_with_the_help_of_the_mask_where_no_map_tells_it(given, asked):
+    assert query(layout="image", **given).outputs == asked
+
+
+def test_what_is_painted_over_the_image_shares_its_ranges():
     painted = query(layout="image", model="confident", outputs="confidence")
     assert painted.outputs == {Output.CONFIDENCE, Output.MASK}
     assert painted.is_confidence_range_shared
-    assert query(media_type=PNG).outputs == {Output.IUV, Output.MASK}
+    assert query(media_type=PNG).outputs == {Output.IUV}
     assert query(layout="image", outputs="none").outputs == frozenset()
     alone = query(outputs="labels")
     assert alone.outputs == {Output.LABELS}
@@ -190,37 +204,6 @@ def test_an_unknown_mesh_is_refused_with_those_that_there_are():
         plan(model="chart", mesh="cat_5001")
 
 
-@pytest.mark.parametrize(
-    ("given", "samples"),
-    [
-        ({"outputs": "iuv"}, 3),
-        ({"outputs": "iuv16,labels,coarse,mask"}, 6),
-        ({"outputs": "confidence", "model": "confident"}, 7),
-        ({"outputs": "vertices", "model": "animals"}, 1),
-    ],
-)
-def test_the_regions_share_what_an_answer_may_have(given, samples):
-    assert query(max_answer_samples=7000, **given).max_region_pixels == 7000 // samples
-
-
-def test_what_is_painted_over_the_image_is_counted_before_anything_runs():
-    size_hw = (100, 200)
-    exact = 3 * 100 * 200
-    asked = query(size_hw, exact + 400, layout="image")
-    assert asked.max_region_pixels == 400 // 4
-    with pytest.raises(AnswerTooLarge):
-        query(size_hw, exact - 1, layout="image")
-    with pytest.raises(AnswerTooLarge):
-        query(size_hw, exact - 1, media_type=PNG)
-
-
-def test_embeddings_are_counted_by_the_instances_that_there_may_be():
-    given = {"model": "animals", "outputs": "embedding", "max_instances": 2}
-    assert query(max_answer_samples=2 * EMBEDDING_SAMPLES, **given)
-    with pytest.raises(AnswerTooLarge):
-        query(max_answer_samples=2 * EMBEDDING_SAMPLES - 1, **given)
-
-
 def test_the_long_side_is_bounded_in_proportion_to_the_short_one_that_was_asked_for():
     assert plan().short_and_long_side == (800, 1333)
     assert plan(short_side=400).short_and_long_side == (400, 666)
@@ -237,7 +220,7 @@ def test_every_model_of_the_catalogue_can_be_asked_for_everything_it_has(card):
         media_type=JSON,
     )
     assert planned.outputs == outputs_of(card)
-    assert samples_per_pixel(card, names) > 0
+    assert bytes_per_pixel(card, names) > 0
 
 
 def test_a_render_needs_its_own_maps_and_no_others():
@@ -248,14 +231,14 @@ def test_a_render_needs_its_own_maps_and_no_others():
     assert query(render="viton").outputs == {Output.LABELS}
     assert query(render="boxes").outputs == frozenset()
     whole = query(render="viton", outputs="iuv", layout="image")
-    assert whole.outputs == {Output.LABELS, Output.IUV, Output.MASK}
+    assert whole.outputs == {Output.LABELS, Output.IUV}
 
 
 def test_a_dump_has_the_confidences_of_models_that_have_them():
     asked = query(media_type=NPZ, render="dump-npz", model="confident", layout="image")
-    assert asked.outputs == {Output.LABELS, Output.UV, Output.CONFIDENCE}
+    assert asked.outputs == {Output.LABELS, RawMap.UV, RawMap.CONFIDENCE}
     assert not asked.is_confidence_range_shared
-    assert query(render="dump-npz").outputs == {Output.LABELS, Output.UV}
+    assert query(render="dump-npz").outputs == {Output.LABELS, RawMap.UV}
     assert query(render="dump-npz", model="animals").outputs == {Output.EMBEDDING}
 
 
@@ -301,33 +284,6 @@ def test_points_and_parts_need_what_tells_them():
 def test_a_point_outside_the_image_is_refused_by_its_index(point):
     with pytest.raises(InvalidParameter, match=r"points\[1\].*200 x 100"):
         query(points=[[0, 0], point])
-
-
-@pytest.mark.parametrize(
-    ("given", "samples"),
-    [
-        ({"render": "viton"}, 3 * 200 * 100),
-        ({"render": "labels"}, 200 * 100),
-        ({"render": "viton", "background": "transparent"}, 4 * 200 * 100),
-        ({"render": "viton", "size": "50x40"}, 3 * 50 * 40),
-        ({"render": "uv-npy"}, 2 * 200 * 100),
-        ({"render": "coco-json"}, 0),
-    ],
-)
-def test_a_render_counts_by_its_own_size(given, samples):
-    assert query(max_answer_samples=samples + 7, **given)
-    if samples:
-        with pytest.raises(AnswerTooLarge):
-            query(max_answer_samples=samples - 1, **given)
-
-
-def test_textures_are_counted_by_the_instances_that_there_may_be():
-    each = SAMPLES_PER_INSTANCE[Output.TEXTURE]
-    assert each == 1200 * 800 * 4
-    given = {"outputs": "texture", "max_instances": 3}
-    assert query(max_answer_samples=3 * each, **given).max_region_pixels == 0
-    with pytest.raises(AnswerTooLarge):
-        query(max_answer_samples=3 * each - 1, **given)
 
 
 def test_boxes_grow_by_the_share_that_is_asked_for():

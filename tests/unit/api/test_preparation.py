@@ -11,7 +11,7 @@ from service.api.parameters import check_parameters
 from service.api.plan import plan_answer
 from service.api.preparation import prepare
 from service.api.submission import Submission
-from service.errors import AnswerTooLarge, ImageTooLarge, InvalidParameter, UndecodableImage
+from service.errors import ImageTooLarge, InvalidParameter, UndecodableImage
 from service.imaging.decoders import Decoders
 from service.metrics import Metrics
 
@@ -24,7 +24,7 @@ def picture(width, height, mode="RGB"):
     return file.getvalue()
 
 
-def prepared(*, atlas=None, max_pixels=10**6, max_answer_samples=10**9, **given):
+def prepared(*, atlas=None, max_pixels=10**6, **given):
     parameters = check_parameters(given.items())
     plan = plan_answer(
         parameters,
@@ -42,7 +42,6 @@ def prepared(*, atlas=None, max_pixels=10**6, max_answer_samples=10**9, **given)
                 Decoders(threads, num_usual=1, num_large=1, metrics=Metrics({})),
                 time.monotonic() + 60,
                 max_pixels=max_pixels,
-                max_answer_samples=max_answer_samples,
             )
 
     return asyncio.run(run())
@@ -100,8 +99,6 @@ def test_an_atlas_that_is_none_is_refused_by_its_name(atlas, error):
 def test_what_is_too_much_is_refused_before_the_device():
     with pytest.raises(ImageTooLarge):
         prepared(max_pixels=60 * 40 - 1)
-    with pytest.raises(AnswerTooLarge):
-        prepared(render="boxes", size="400x400", max_answer_samples=400 * 400 * 3 - 1)
 
 
 def test_the_stages_are_timed():

@@ -35,7 +35,7 @@ def test_what_is_not_asked_for_is_the_preset_s():
     chosen = style(render="magicanimate")
     assert (chosen.palette, chosen.alpha, chosen.background) == (Palette.VIRIDIS, 1.0, "palette")
     assert (chosen.people, chosen.is_best_on_top, chosen.size_wh) == ("all", False, None)
-    assert style(render="leffa-pose").people == "best"
+    assert style(render="leffa-pose").people == "all"
 
 
 def test_what_is_asked_for_is_taken():

@@ -76,3 +76,11 @@ def test_without_anybody_a_map_is_all_0(output, shape, dtype):
     canvas = answer().paste(output)
     assert (canvas.shape, canvas.dtype) == (shape, dtype)
     assert not canvas.any()
+
+
+def test_quantized_samples_are_0_off_the_body_and_nowhere_else():
+    samples = np.array([[0, 1, 65535]], np.uint16)
+    values = Map(samples, scale=2.0, offset=-32.0).values()
+    assert values.dtype == np.float32
+    assert values.tolist() == [[0.0, -30.0, 131038.0]]
+    assert Map(samples).values() is samples

@@ -37,6 +37,36 @@ def test_size_and_place_of_long_values_are_known(order):
     assert directory.offset(1) == 1000
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_numbers_are_read_from_the_entry_and_from_where_it_points(order):
+    rows = [(1, 3, 2, struct.pack(f"{order}HH", 7, 300)), (2, 5, 2, struct.pack(f"{order}I", 46))]
+    rows.append((3, 2, 1, b"7"))
+    data = memoryview(bytes(block(order, *rows)) + struct.pack(f"{order}4I", 1, 4, 3, 0))
+    directory = read_directory(data)
+    assert [directory.numbers(data, tag) for tag in (1, 2, 3, 4)] == [(7, 300), (0.25, 0), (), ()]
+
+
+def test_numbers_without_end_are_read_as_far_as_anyone_needs():
+    data = memoryview(bytes(block("<", (1, 1, 10_000_000, bytes(4)))) + bytes(10_000_000))
+    assert read_directory(data).numbers(data, 1) == tuple(data[:1024])
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_part_of_a_tag_has_its_values_in_the_entry_or_points_to_them(order):
+    rows = [(1, 3, 2, struct.pack(f"{order}HH", 7, 300)), (2, 3, 6, struct.pack(f"{order}I", 34))]
+    data = memoryview(bytes(block(order, *rows)) + struct.pack(f"{order}6H", *range(6)))
+    directory = read_directory(data)
+    assert directory.part(data, 1, 1, 1).value == struct.pack(f"{order}H", 300)
+    assert directory.part(data, 2, 2, 2).value == struct.pack(f"{order}2H", 2, 3)
+    assert directory.part(data, 2, 1, 3).value == struct.pack(f"{order}I", 36)
+
+
+def test_a_directory_is_last_unless_it_names_another():
+    table = bytes(block("<", (1, 3, 1, b"\1\0")))
+    for end, is_last in ((b"", True), (bytes(4), True), (b"\x1a\0\0\0", False)):
+        assert read_directory(memoryview(table + end)).is_last is is_last
+
+
 def test_values_of_an_unknown_type_have_no_bytes():
     assert read_directory(block("<", (1, 16, 3, b""))).num_bytes(1) == 0
 

@@ -88,3 +88,21 @@ def test_a_frame_without_height_is_refused(photo, save):
     data[start + 5 : start + 7] = bytes(2)
     with pytest.raises(UndecodableImage, match="no pixels"):
         decode_image(data, max_pixels=10_000)
+
+
+@pytest.mark.parametrize(
+    ("marker", "name"),
+    [(0xC3, "lossless JPEG"), (0xC5, "hierarchical JPEG"), (0xF7, "JPEG-LS")],
+)
+def test_an_intact_file_of_a_kind_that_is_not_read_is_named(marker, name, photo, save):
+    data = bytearray(save(photo, "JPEG"))
+    data[data.index(b"\xff\xc0") + 1] = marker
+    with pytest.raises(UndecodableImage, match=f"is {name}, which is not read"):
+        decode_image(data, max_pixels=10_000)
+
+
+def test_samples_of_12_bits_are_named(photo, save):
+    data = bytearray(save(photo, "JPEG"))
+    data[data.index(b"\xff\xc0") + 4] = 12
+    with pytest.raises(UndecodableImage, match="samples of 12 bits, which is not read"):
+        decode_image(data, max_pixels=10_000)

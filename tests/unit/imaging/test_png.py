@@ -81,3 +81,9 @@ def test_of_an_animation_whose_default_image_stands_apart_that_is_read(photo, sa
     options = {"save_all": True, "default_image": True}
     data = save(photo, "PNG", append_images=[photo.rotate(90), photo.rotate(180)], **options)
     np.testing.assert_array_equal(our_reading(data), np.asarray(photo))
+
+
+def test_a_png_of_apple_s_tools_is_named(photo, save):
+    data = save(photo, "PNG")
+    with pytest.raises(UndecodableImage, match="Apple's tools"):
+        decode_image(SIGNATURE + chunk(b"CgBI", bytes(4)) + data[8:], max_pixels=10_000)

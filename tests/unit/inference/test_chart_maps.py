@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from service.datatypes import Output, RegionXYWH
+from service.datatypes import AnyMap, Output, RawMap, RegionXYWH
 from service.inference.chart_maps import CONFIDENCE_RANGES, ChartMaps, confidence_names
 from service.inference.map_buffer import Chunk, MapBuffer
 from service.inference.regions import num_pixels
@@ -41,7 +41,7 @@ def as_output(raw: Mapping[str, Tensor]) -> HeadOutput:
 
 
 def paint(
-    raw: Mapping[str, Tensor], regions: Sequence[RegionXYWH], *outputs: Output, tile: int = 5000
+    raw: Mapping[str, Tensor], regions: Sequence[RegionXYWH], *outputs: AnyMap, tile: int = 5000
 ) -> MapBuffer:
     chart_maps = ChartMaps(CONFIDENCES)
     asked = frozenset(outputs)
@@ -106,10 +106,46 @@ def test_confidences_are_quantized_over_the_body_of_their_instance() -> None:
             assert torch.isclose(low, values[body].min())
             assert torch.isclose(high, values[body].max())
             assert samples[~body].max() == 0
-            decoded = low + (high - low) / 65535 * samples
+            # 0 is off the body and nothing else.
+            assert (samples[body].min(), samples[body].max()) == (1, 65535)
+            decoded = low + (high - low) / 65534 * (samples - 1)
             # Half a step, and what float32 rounds in between.
-            assert (decoded - values)[body].abs().max() <= (high - low) / 65535 / 2 + 1e-6
+            assert (decoded - values)[body].abs().max() <= (high - low) / 65534 / 2 + 1e-6
         start = pixels.stop
+
+
+def test_one_value_all_over_the_body_is_not_taken_for_none() -> None:
+    raw = random_raw(1)
+    raw["coarse_segm"][:, 1] += 100
+    raw["fine_segm"][:, 0] -= 100
+    raw["fine_segm_confidence"][:] = 0.5
+    # Cell by cell, so that no value is rounded.
+    maps = paint(raw, [(0, 0, SIDE, SIDE)], Output.CONFIDENCE)
+    field = confidence_names(CONFIDENCES).index("fine_segm_confidence")
+    assert maps[Output.CONFIDENCE][field].to(torch.int32).unique().tolist() == [1]
+
+
+def test_raw_maps_are_those_that_detectron2_keeps() -> None:
+    regions = [(0, 0, 40, 50), (3, 3, 25, 31)]
+    raw = random_raw(2)
+    maps = paint(raw, regions, RawMap.UV, RawMap.CONFIDENCE, Output.LABELS, tile=700)
+    start = 0
+    for index, region in enumerate(regions):
+        pixels = slice(start, start + region[2] * region[3])
+        label = maps[Output.LABELS][pixels].long()
+        for name, own in (
+            *zip("uv", maps[RawMap.UV], strict=True),
+            *zip(CONFIDENCES, maps[RawMap.CONFIDENCE], strict=True),
+        ):
+            values = resize(raw[name][index], region).flatten(1)
+            # Of one channel for all labels: off the body, too.
+            expected = values[0]
+            if len(values) > 1:
+                expected = values.gather(0, label[None])[0] * (label > 0)
+            assert torch.allclose(own[pixels], expected, atol=1e-5), name
+        start = pixels.stop
+    assert maps[RawMap.UV].min() < 0
+    assert maps[RawMap.UV].max() > 1
 
 
 def test_an_instance_without_body_has_no_range() -> None:

@@ -1,11 +1,12 @@
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from service.datatypes import Image, Output, Prediction, Query, Sample, region_of
-from service.errors import AnswerTooLarge
+from service.datatypes import Image, Output, Prediction, Query, RegionXYWH, Sample, region_of
+from service.errors import AnswerTooLarge, Overloaded, ServiceError
 from service.inference.predictor import MAX_CHUNK, Predictor
 from tests.unit.inference.conftest import as_sample, load_demo, mirrored
 
@@ -178,13 +179,22 @@ def test_each_image_of_a_batch_gets_the_outputs_that_it_asked_for(
         assert label.shape == (instance.region_xywh[3], instance.region_xywh[2])
 
 
-def test_an_answer_beyond_its_limit_fails_alone_and_costs_no_head(
-    demo: Predictor, pictures: dict[str, Image]
+@pytest.mark.parametrize("error", [AnswerTooLarge("no"), Overloaded("later")])
+def test_an_answer_that_has_no_room_fails_alone(
+    demo: Predictor, pictures: dict[str, Image], error: ServiceError
 ) -> None:
     image = pictures["test4_3fig"]
-    small = as_sample(image, Query(frozenset({Output.MASK}), max_region_pixels=100))
-    refused, answered = demo.predict_batch([small, as_sample(image, EVERYTHING)])
-    assert isinstance(refused, AnswerTooLarge)
+    regions = []
+
+    def refuse(found: Sequence[RegionXYWH]) -> None:
+        regions.extend(found)
+        raise error
+
+    large = replace(as_sample(image, EVERYTHING), reserve=refuse)
+    refused, answered = demo.predict_batch([large, as_sample(image, EVERYTHING)])
+    assert refused is error
+    assert isinstance(answered, Prediction)
+    assert regions == [instance.region_xywh for instance in answered.instances]
     assert isinstance(answered, Prediction)
     assert_same(predict(demo, as_sample(image, EVERYTHING))[0], answered)
 

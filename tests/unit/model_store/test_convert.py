@@ -1,5 +1,6 @@
 import os
 import pickle
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -72,8 +73,13 @@ def test_a_target_that_cannot_be_written_is_an_error_of_the_disk(tmp_path: Path,
     source = write_checkpoint(tmp_path / "source.pkl", a=np.zeros(2, np.float32))
     with pytest.raises(FileNotFoundError):
         convert(source, tmp_path / "nowhere" / "target", METADATA, lock)
-    with pytest.raises(OSError, match="No space left"):
-        convert(source, Path("/dev/full"), METADATA, lock)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            convert(source, tmp_path / "target", METADATA, lock)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_converting_needs_neither_torch_nor_the_network():

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -227,12 +228,12 @@ def test_a_file_of_another_architecture_is_refused(store: ModelStore, weights: P
 def test_a_full_disk_leaves_nothing_behind(
     store: ModelStore, folder: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def fail(source: Path, target: Path) -> None:
-        target.write_bytes(b"half")
+    def fail(source: BinaryIO, target: BinaryIO, length: int) -> None:
+        target.write(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
 
-    monkeypatch.setattr(shutil, "copyfile", fail)
-    with pytest.raises(ModelNotAdded, match="mine cannot be stored: No space left") as error:
+    monkeypatch.setattr(shutil, "copyfileobj", fail)
+    with pytest.raises(CheckpointUnavailable, match="cannot be written: No space left") as error:
         store.add("mine", weights, "demo", SHAPES)
     assert str(folder) not in str(error.value)
     assert visible(folder) == []
@@ -258,7 +259,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_without_its_path(
     folder: Path, store: ModelStore, weights: Path
 ):
     folder.write_text("a file in the folder's place")
-    with pytest.raises(ModelNotAdded, match="cannot be stored") as error:
+    with pytest.raises(CheckpointUnavailable, match="the model store cannot be") as error:
         store.add("mine", weights, "demo", SHAPES)
     assert str(folder) not in str(error.value)
 
@@ -266,15 +267,15 @@ def test_a_folder_that_cannot_be_written_is_an_error_without_its_path(
 def test_of_two_that_add_one_name_at_once_one_succeeds(
     folder: Path, store: ModelStore, weights: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    copy = shutil.copyfile
+    copy = shutil.copyfileobj
     is_copying = threading.Event()
 
-    def copy_while_another_waits(source: Path, target: Path) -> None:
+    def copy_while_another_waits(source: BinaryIO, target: BinaryIO, length: int) -> None:
         is_copying.set()
         time.sleep(0.2)
-        copy(source, target)
+        copy(source, target, length)
 
-    monkeypatch.setattr(shutil, "copyfile", copy_while_another_waits)
+    monkeypatch.setattr(shutil, "copyfileobj", copy_while_another_waits)
     with ThreadPoolExecutor(1) as executor:
         first = executor.submit(store.add, "mine", weights, "demo", SHAPES)
         is_copying.wait()
@@ -408,3 +409,57 @@ def test_the_default_folder_is_in_the_user_s_cache(
     if cache is not None:
         monkeypatch.setenv("XDG_CACHE_HOME", cache)
     assert default_folder() == expected
+
+
+def test_a_folder_for_unfinished_models_that_is_a_link_is_not_emptied(
+    store: ModelStore, folder: Path, weights: Path, tmp_path: Path
+):
+    precious = tmp_path / "home" / "photos"
+    precious.mkdir(parents=True)
+    (precious / "photo").touch()
+    folder.mkdir()
+    (folder / ".unfinished").symlink_to(precious.parent)
+    with pytest.raises(CheckpointUnavailable, match=r"\.unfinished is a symbolic link"):
+        store.add("mine", weights, "demo", SHAPES)
+    assert (precious / "photo").exists()
+
+
+def test_links_among_the_leftovers_go_and_what_they_lead_to_stays(
+    store: ModelStore, folder: Path, weights: Path, tmp_path: Path
+):
+    precious = tmp_path / "photos"
+    precious.mkdir()
+    (precious / "photo").touch()
+    leftovers = folder / ".unfinished"
+    leftovers.mkdir(parents=True)
+    for name in ("mine", "other"):
+        (leftovers / name).symlink_to(precious)
+    store.add("mine", weights, "demo", SHAPES)
+    assert (store.load_arrays(store.find("mine"))["a.weight"] == 1).all()
+    assert list(leftovers.iterdir()) == []
+    assert (precious / "photo").exists()
+
+
+@pytest.mark.parametrize("target", ["elsewhere", "nowhere"])
+def test_a_link_of_a_name_takes_it(
+    store: ModelStore, folder: Path, weights: Path, tmp_path: Path, target: str
+):
+    (tmp_path / "elsewhere").mkdir()
+    folder.mkdir()
+    (folder / "mine").symlink_to(tmp_path / target)
+    with pytest.raises(ModelNotAdded, match="taken"):
+        store.add("mine", weights, "demo", SHAPES)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_pipe_or_a_flood_in_a_card_s_place_hides_its_own_model_only(
+    store: ModelStore, folder: Path, weights: Path, caplog: pytest.LogCaptureFixture
+):
+    store.add("good", weights, "demo", SHAPES)
+    for name in ("pipe", "flood"):
+        (folder / name).mkdir()
+    os.mkfifo(folder / "pipe" / "card.json")
+    (folder / "flood" / "card.json").symlink_to("/dev/zero")
+    assert set(store.cards) == {*CATALOGUE, "good"}
+    assert "own model pipe is passed over" in caplog.text
+    assert "own model flood is passed over" in caplog.text

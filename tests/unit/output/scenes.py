@@ -30,6 +30,9 @@ def make_instance(box: BoxXYXY, seed: int, score: float = 0.9) -> Instance:
     maps = {
         "labels": labels,
         "uv": uv,
+        # Some of it beyond the charts.
+        "raw_uv": (1.5 * uv - 0.25).astype(np.float32) * is_body,
+        "raw_confidence.sigma_2": random.normal(size=(height, width)).astype(np.float32) * is_body,
         "iuv": np.dstack((labels, *(uv * 255).astype(np.uint8))),
         "mask": np.where(is_body, np.uint8(255), np.uint8(0)),
         "vertices": random.integers(1, 5000, (height, width)).astype(np.uint16) * is_body,
@@ -64,7 +67,7 @@ def style(name: str, **changes: object) -> Style:
         "palette": preset.palette or Palette.PARULA,
         "alpha": 1.0 if preset.alpha is None else preset.alpha,
         "background": preset.background or "black",
-        "people": preset.people,
+        "people": "all",
     }
     return Style(preset, **(defaults | changes))
 

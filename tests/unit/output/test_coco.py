@@ -1,4 +1,5 @@
 import base64
+import json
 from dataclasses import replace
 from io import BytesIO
 
@@ -6,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.datatypes import region_of
-from service.output.coco import count_runs, describe_results, encode_runs
+from service.datatypes import Map, region_of
+from service.output.chunks import join
+from service.output.coco import write_results, write_runs
 from service.output.figures import Figure, choose_figures
 from tests.unit.output.scenes import SIZE_HW, make_prediction
 
@@ -37,9 +39,14 @@ def fill_runs(counts, size_hw):
     return flat.reshape(size_hw[::-1]).T
 
 
+def runs(mask, region, size_hw):
+    instance = replace(PREDICTION.instances[0], region_xywh=region, maps={"mask": Map(mask)})
+    return join(write_runs(instance, size_hw)).decode()
+
+
 def results():
     figures = choose_figures(PREDICTION.instances, "all", is_best_on_top=False)
-    return describe_results(figures, SIZE_HW, 785)
+    return json.loads(join(write_results(figures, SIZE_HW, 785)))
 
 
 def test_a_result_has_what_the_challenge_names():
@@ -73,7 +80,7 @@ def test_the_runs_decode_to_the_mask():
 def test_a_model_without_charts_has_masks_alone():
     instance = PREDICTION.instances[0]
     vague = replace(instance, class_id=None, maps={"mask": instance.maps["mask"]})
-    (result,) = describe_results([Figure(1, vague)], SIZE_HW, 0)
+    (result,) = json.loads(join(write_results([Figure(1, vague)], SIZE_HW, 0)))
     assert set(result) == {"image_id", "category_id", "bbox", "score", "segmentation"}
     assert result["category_id"] is None
 
@@ -95,19 +102,20 @@ def test_the_runs_are_written_as_pycocotools_writes_them(size_hw, regions, text)
     if size_hw == (7, 9):
         mask[3, 3] = 0
     whole = (0, 0, size_hw[1], size_hw[0])
-    assert encode_runs(count_runs(mask, whole, size_hw)) == text
+    assert runs(mask, whole, size_hw) == text
 
 
+@pytest.mark.parametrize("max_pixels", [1, 7, 50, 10**6])
 @pytest.mark.parametrize("seed", range(20))
-def test_any_mask_anywhere_comes_back(seed):
+def test_any_mask_anywhere_comes_back(seed, max_pixels, monkeypatch):
     random = np.random.default_rng(seed)
     height, width = size_hw = tuple(random.integers(1, 30, 2).tolist())
     x, y = int(random.integers(0, width)), int(random.integers(0, height))
     w, h = int(random.integers(1, width - x + 1)), int(random.integers(1, height - y + 1))
     mask = (random.random((h, w)) < random.choice([0, 0.1, 0.9, 1])).astype(np.uint8) * 255
-    counts = count_runs(mask, (x, y, w, h), size_hw)
+    monkeypatch.setattr("service.output.strips.MAX_PIXELS", max_pixels)
+    counts = decode_runs(runs(mask, (x, y, w, h), size_hw))
     assert min(counts[1:], default=1) > 0
-    assert decode_runs(encode_runs(counts)) == counts
     expected = np.zeros(size_hw, bool)
     expected[y : y + h, x : x + w] = mask > 0
     np.testing.assert_array_equal(fill_runs(counts, size_hw), expected)

@@ -90,14 +90,15 @@ def test_leffa_s_and_imaginaire_s_channels_are_as_they_read_them():
     fs_vid2vid = draw(style("fs-vid2vid"), PREDICTION, SCENERY)
     np.testing.assert_array_equal(fs_vid2vid[..., :2], iuv[..., [2, 1]])
     np.testing.assert_array_equal(np.round(fs_vid2vid[..., 2] / 255 * 24), labels)
-    pose = draw(style("leffa-pose"), PREDICTION, SCENERY)
+    pose = draw(style("leffa-pose", people="best"), PREDICTION, SCENERY)
     first = PREDICTION.instances[0]
     x, y, width, height = first.region_xywh
-    uv = first.maps["uv"].samples
+    uv = first.maps["raw_uv"].samples
+    assert uv.min() < 0
     expected = ((uv - uv.min()) / (uv.max() - uv.min()) * 255).astype(np.uint8)
-    is_body = first.maps["mask"].samples > 0
     region = pose[y : y + height, x : x + width]
-    np.testing.assert_array_equal(region[is_body][:, :2], expected.transpose(1, 2, 0)[is_body])
+    # The whole box, what is off the body too.
+    np.testing.assert_array_equal(region[..., :2], expected.transpose(1, 2, 0))
     np.testing.assert_array_equal(region[..., 2], first.maps["labels"].samples)
     assert not pose[:, x + width :].any()
 
@@ -212,9 +213,11 @@ def test_boxes_are_where_they_are_and_move_with_the_size():
 def test_u_and_v_are_floats_and_zero_off_the_body():
     npz, npy = (draw(style(name), PREDICTION, SCENERY) for name in ("uv-npz", "uv-npy"))
     assert (npz.dtype, npy.dtype) == (np.float32, np.float64)
-    np.testing.assert_array_equal(npz, npy)
     iuv = paste(PREDICTION, "iuv")
     np.testing.assert_array_equal((npz * 255).astype(np.uint8).transpose(1, 2, 0), iuv[..., 1:])
+    # DreamPose takes them as the network gives them.
+    assert npy.min() < 0
+    np.testing.assert_allclose(npy, (1.5 * npz - 0.25) * (iuv[..., 0] > 0), atol=1e-6)
 
 
 def test_what_needs_a_photo_or_an_atlas_says_so():

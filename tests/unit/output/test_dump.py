@@ -22,8 +22,9 @@ def test_an_entry_is_that_of_detectron2_s_list():
         height, width = described["labels"].shape
         assert described["uv"].shape == (2, height, width)
         np.testing.assert_array_equal(described["labels"], instance.maps["labels"].samples)
-        sigma_2 = -1.0 + 0.5 * instance.maps["confidence.sigma_2"].samples
-        np.testing.assert_allclose(described["sigma_2"], sigma_2)
+        np.testing.assert_array_equal(described["uv"], instance.maps["raw_uv"].samples)
+        sigma_2 = instance.maps["raw_confidence.sigma_2"].samples
+        np.testing.assert_array_equal(described["sigma_2"], sigma_2)
         assert described["sigma_2"].dtype == np.float32
 
 

@@ -64,10 +64,10 @@ def test_channels_are_those_of_the_maps():
 
 
 def test_u_and_v_are_stretched_by_one_range():
-    uv = np.array([[[0.25, 0.5]], [[0.75, 0.25]]], np.float32)
+    uv = np.array([[[-0.25, 0.0]], [[0.25, -0.25]]], np.float32)
     whole = make_instance((0.0, 0.0, 2.0, 1.0), 1)
-    figure = Figure(1, replace(whole, maps={"uv": Map(uv)}))
+    figure = Figure(1, replace(whole, maps={"raw_uv": Map(uv)}))
     assert figure.channel("U stretched").tolist() == [[0, 127]]
     assert figure.channel("V stretched").tolist() == [[255, 0]]
-    flat = Figure(1, replace(whole, maps={"uv": Map(np.full((2, 1, 2), 0.5, np.float32))}))
+    flat = Figure(1, replace(whole, maps={"raw_uv": Map(np.full((2, 1, 2), 0.5, np.float32))}))
     assert not flat.channel("U stretched").any()

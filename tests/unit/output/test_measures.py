@@ -15,7 +15,7 @@ LEFT, TOP, WIDTH, HEIGHT = INSTANCE.region_xywh
 
 @pytest.mark.parametrize("grouping", GROUPS)
 def test_what_is_measured_is_what_counting_pixels_gives(grouping):
-    measured = {part.name: part for part in measure_parts(INSTANCE, GROUPS[grouping])}
+    measured = {part.name: part for part in measure_parts(INSTANCE, [GROUPS[grouping]])[0]}
     for name, charts in GROUPS[grouping].items():
         rows, columns = np.nonzero(np.isin(LABELS, charts))
         if not len(rows):
@@ -39,18 +39,18 @@ def test_what_is_measured_is_what_counting_pixels_gives(grouping):
 
 @pytest.mark.parametrize("grouping", ["24", "14", "limbs"])
 def test_the_parts_share_the_body_among_them(grouping):
-    parts = measure_parts(INSTANCE, GROUPS[grouping])
+    parts = measure_parts(INSTANCE, [GROUPS[grouping]])[0]
     assert sum(part.share for part in parts) == pytest.approx(1)
 
 
 def test_without_body_there_are_no_parts():
     maps = {"labels": Map(np.zeros((HEIGHT, WIDTH), np.uint8))}
-    assert measure_parts(replace(INSTANCE, maps=maps), GROUPS["24"]) == []
+    assert measure_parts(replace(INSTANCE, maps=maps), [GROUPS["24"]])[0] == []
 
 
 def test_a_model_without_confidences_has_none():
     maps = {"labels": INSTANCE.maps["labels"]}
-    for part in measure_parts(replace(INSTANCE, maps=maps), GROUPS["limbs"]):
+    for part in measure_parts(replace(INSTANCE, maps=maps), [GROUPS["limbs"]])[0]:
         assert part.confidence == {}
 
 

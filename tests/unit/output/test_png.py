@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.output.png import encode_png
+from service.output.png import encode_png, write_png
 
 RANDOM = np.random.default_rng(0)
 
@@ -102,3 +102,33 @@ def test_maps_of_mostly_nothing_are_small():
     samples = np.zeros((1080, 1920, 3), np.uint8)
     samples[300:500, 800:900] = steps((200, 100), (3,), np.uint8)
     assert len(encode_png(samples, {})) < 40_000
+
+
+@pytest.mark.parametrize("shape", [(1, 200_000, 3), (200_000, 1, 3), (3, 70_000), (700, 800, 4)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_strips_of_rows_and_of_a_long_row_make_up_the_picture(shape, dtype):
+    samples = noise(shape[:2], shape[2:], dtype)
+    file = encode_png(samples, {})
+    scanlines = zlib.decompress(b"".join(data for kind, data in chunks(file) if kind == b"IDAT"))
+    rows = np.frombuffer(scanlines, np.uint8).reshape(shape[0], -1)
+    assert (rows[:, 0] == 2).all()
+    unfiltered = np.cumsum(rows[:, 1:], axis=0, dtype=np.uint8)
+    expected = samples.astype(samples.dtype.newbyteorder(">"))
+    assert unfiltered.tobytes() == expected.tobytes()
+
+
+def test_what_is_written_is_counted_and_can_be_ended_between_strips():
+    samples = noise((2000, 1000), (3,), np.uint8)
+    counted = []
+    file = write_png(samples, {}, counted.append)
+    assert len(counted) > 20
+    assert 0 <= sum(map(len, file)) - sum(counted) < 100_000
+    calls = []
+
+    def end(num_bytes):
+        calls.append(num_bytes)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_png(samples, {}, end)
+    assert len(calls) == 1

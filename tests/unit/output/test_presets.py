@@ -2,13 +2,14 @@ import re
 
 import pytest
 
-from service.datatypes import Output
+from service.datatypes import Output, RawMap
 from service.output.media import SUFFIXES
 from service.output.preset_table import PRESETS
 from service.output.presets import BACKGROUNDS, PEOPLE, Drawing
 
 OF_CHARTS = {
     *(Output.IUV, Output.UV, Output.LABELS, Output.MASK, Output.CONFIDENCE),
+    *RawMap,
 }
 OF_CSE = {Output.MASK, Output.VERTEX_COLOURS, Output.EMBEDDING}
 
@@ -24,11 +25,11 @@ def test_every_picture_of_the_contract_is_a_row():
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
 def test_a_row_is_documented_and_consistent(preset):
     assert preset.description
-    assert preset.tool
+    assert preset.tools
     assert preset.source
     assert re.fullmatch("[a-z0-9-]+", preset.name)
     assert preset.media_type in SUFFIXES
-    assert preset.people in PEOPLE
+    assert all(tool.people in PEOPLE for tool in preset.tools)
     assert preset.background is None or preset.background in BACKGROUNDS
     assert set(preset.needs) <= {"chart", "cse"}
     assert preset.needs.get("chart", frozenset()) <= OF_CHARTS

@@ -1,22 +1,37 @@
 import io
 import json
 import zipfile
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from service.api.parameters import check_parameters
+from service.api.styling import style_with
+from service.client.arrays import read_members
 from service.client.errors import UnreadableAnswer
 from service.output.archives import write_npy, write_npz, write_zip
+from service.output.drawing import Scenery, draw
 from service.output.dump import describe_image, flatten_entries
 from service.output.media import COCO
 from service.output.png import encode_png
-from service.output.preset_table import PRESETS
+from service.output.preset_table import PRESETS, find_tools
+from service.predict.files import Job
 from service.predict.options import NAMINGS
-from service.predict.recipes import DATA_SETS, densepose_1, dresscode, dump, plain, viton_hd
+from service.predict.recipes import (
+    DATA_SETS,
+    densepose_1,
+    dresscode,
+    dump,
+    for_tool,
+    plain,
+    viton_hd,
+)
 from tests.unit.output.scenes import make_prediction
 
+JOB = Job("x.jpg", "x.jpg")
 RESULT = json.dumps({"model": "demo", "timing_ms": {"total": 12.5}}).encode()
 IUV = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
 
@@ -120,42 +135,84 @@ def damaged() -> bytes:
 )
 def test_what_is_no_answer_is_an_error_of_ours(recipe, answer):
     with pytest.raises(UnreadableAnswer):
-        recipe.contents(answer, "x.jpg")
+        recipe.contents(answer, JOB)
 
 
 @pytest.mark.parametrize("answer", [b"", b"{", b"{}", b"[1]", b"[" * 100_000, b"\xff"])
 def test_what_are_no_results_of_coco_is_an_error_of_ours(answer):
     preset = next(name for name, one in PRESETS.items() if one.media_type == COCO)
     with pytest.raises(UnreadableAnswer):
-        plain({"render": preset}, "picture").contents(answer, "000000000139.jpg")
+        plain({"render": preset}, "picture").contents(answer, JOB)
 
 
 def test_viton_hd_has_jpegs_near_the_colours_of_the_labels():
     drawn = np.zeros((64, 64, 3), np.uint8)
     drawn[16:48, 16:48] = (53, 42, 135)
-    (file,) = viton_hd({}).contents(encode_png(drawn, {}), "x.jpg")
+    (file,) = viton_hd({}).contents(encode_png(drawn, {}), JOB)
     assert file.startswith(b"\xff\xd8\xff")
     difference = np.abs(pixels(file).astype(int) - drawn)
     assert difference.max() < 40
     assert difference.mean() < 2
     with pytest.raises(UnreadableAnswer):
-        viton_hd({}).contents(b"<html>", "x.jpg")
+        viton_hd({}).contents(b"<html>", JOB)
 
 
 def test_dress_code_has_labels_and_coordinates():
     uv = np.random.default_rng(0).random((2, 4, 5), np.float32)
     labels = encode_png(IUV[..., 0].copy(), {})
     answer = write_zip({"image.uv.npy": write_npy(uv), "image.labels.png": labels})
-    uv_file, labels_file = dresscode({}).contents(answer, "images/1_0.jpg")
+    uv_file, labels_file = dresscode({}).contents(answer, JOB)
     assert uv_file == write_npz({"uv": uv})
     assert labels_file == labels
 
 
-def test_densepose_1_has_v_u_i_and_people():
-    answer = write_zip({"image.iuv.png": encode_png(IUV, {}), "render.png": b"people"})
-    people, vui = densepose_1({}).contents(answer, "x.jpg")
-    assert people == b"people"
-    assert np.array_equal(pixels(vui), IUV[..., ::-1])
+def answer_about(prediction, wishes):
+    """What a server says of these instances, asked as the recipe of DensePose 1 asks."""
+    parameters = check_parameters(wishes.items())
+    style = style_with(PRESETS["instances"], parameters)
+    height, width = prediction.image_size_hw
+    instances = [
+        {"score": one.score, "box": one.box_xyxy, "region": one.region_xywh}
+        for one in prediction.instances
+    ]
+    result = {"image": {"width": width, "height": height}, "instances": instances}
+    drawn = draw(style, prediction, Scenery())
+    return write_zip(
+        {"result.json": json.dumps(result).encode(), "render.png": encode_png(drawn, {})}
+        | {
+            f"{index}.iuv.png": encode_png(one.maps["iuv"].samples, {})
+            for index, one in enumerate(prediction.instances)
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [{}, {"paint": "best-on-top"}, {"people": "largest"}, {"people": "2"}, {"size": "31x97"}],
+    ids=str,
+)
+def test_the_two_files_of_densepose_1_never_contradict_each_other(wishes):
+    prediction = make_prediction()
+    recipe = densepose_1(wishes)
+    people, vui = map(pixels, recipe.contents(answer_about(prediction, recipe.wishes), JOB))
+    assert people.shape == vui.shape[:2]
+    assert people.any()
+    np.testing.assert_array_equal(people > 0, vui[..., 2] > 0)
+    # And each pixel is that of the person whose number stands there.
+    style = style_with(PRESETS["iuv-dp1"], check_parameters(recipe.wishes.items()))
+    for number in np.unique(people[people > 0]):
+        alone = replace(style, people=int(number) - 1)
+        of_one = draw(alone, prediction, Scenery())
+        np.testing.assert_array_equal(vui[people == number], of_one[people == number])
+
+
+@pytest.mark.parametrize("missing", ["result.json", "0.iuv.png", "render.png"])
+def test_an_answer_without_one_of_its_files_is_an_error_of_ours(missing):
+    recipe = densepose_1({})
+    members = read_members(answer_about(make_prediction(), recipe.wishes), max_bytes=2**30)
+    del members[missing]
+    with pytest.raises(UnreadableAnswer):
+        recipe.contents(write_zip(members), JOB)
 
 
 @pytest.mark.parametrize(
@@ -170,15 +227,17 @@ def test_densepose_1_has_v_u_i_and_people():
 def test_coco_results_have_the_number_of_the_image(place, image_id):
     recipe = plain({"render": "coco-json"}, "picture")
     answer = json.dumps([{"image_id": 0, "score": 0.5}]).encode()
-    (kept,) = recipe.contents(answer, place)
+    (kept,) = recipe.contents(answer, Job(place, place))
     assert json.loads(kept) == [{"image_id": image_id, "score": 0.5}]
 
 
-def test_a_dump_is_detectron2_s_list_with_tensors_and_without_code():
+def test_a_plain_dump_is_a_list_of_tensors_without_code():
     entry = describe_image(make_prediction().instances)
-    (file,) = dump({}).contents(write_npz(flatten_entries([entry])), "a/b.jpg")
+    recipe = DATA_SETS["dump-plain"]({})
+    (file,) = recipe.contents(write_npz(flatten_entries([entry])), Job("/photos/a/b.jpg", "b.jpg"))
     (read,) = torch.load(io.BytesIO(file), weights_only=True)
-    assert read["file_name"] == "a/b.jpg"
+    # As detectron2 has it: the path under which the image was found.
+    assert read["file_name"] == "/photos/a/b.jpg"
     np.testing.assert_array_equal(read["pred_boxes_XYXY"].numpy(), entry["pred_boxes_XYXY"])
     assert len(read["pred_densepose"]) == len(entry["pred_densepose"]) > 1
     for ours, theirs in zip(entry["pred_densepose"], read["pred_densepose"], strict=True):
@@ -187,10 +246,31 @@ def test_a_dump_is_detectron2_s_list_with_tensors_and_without_code():
             np.testing.assert_array_equal(theirs[field].numpy(), values)
 
 
+@pytest.mark.parametrize("name", ["dump", "dump-pickle", "dump-plain"])
+def test_a_dump_keeps_as_much_as_detectron2_s(name):
+    wishes = DATA_SETS[name]({}).wishes
+    assert (wishes["min_score"], wishes["max_instances"]) == ("0.05", "100")
+    assert DATA_SETS[name]({"min_score": "0.5"}).wishes["min_score"] == "0.5"
+
+
+@pytest.mark.parametrize(
+    ("tool", "expected"),
+    [
+        ("CatVTON", {"render": "labels", "min_score": "0.8", "people": "best"}),
+        ("gp-vton", {"render": "labels", "min_score": "0.8"}),
+        ("vid2densepose", {"render": "magicanimate", "min_score": "0.05"}),
+        ("DreamPose", {"render": "uv-npy", "min_score": "0.05", "people": "best"}),
+    ],
+)
+def test_a_tool_asks_for_its_own_values(tool, expected):
+    ((preset, found),) = find_tools(tool)
+    assert for_tool(preset, found) == {"max_instances": "100", **expected}
+
+
 @pytest.mark.parametrize(
     "names", [["0"], ["1.a"], ["a"], ["0.a", "1.a"], ["0.a", "0.a.b"], ["0" + ".a" * 9999]]
 )
 def test_arrays_that_are_no_dump_are_an_error_of_ours(names):
     answer = write_npz({name: np.zeros(1) for name in names})
     with pytest.raises(UnreadableAnswer):
-        dump({}).contents(answer, "x.jpg")
+        dump({}).contents(answer, JOB)

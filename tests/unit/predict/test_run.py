@@ -8,8 +8,8 @@ import pytest
 
 from service.client.errors import UnreadableAnswer
 from service.predict.describing import CannotGoOn, NotDescribed
+from service.predict.files import Job
 from service.predict.folder import open_results
-from service.predict.jobs import Job
 from service.predict.progress import Tally
 from service.predict.recipes import plain
 from service.predict.run import Run

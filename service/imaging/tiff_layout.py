@@ -1,0 +1,139 @@
+"""How a TIFF file stores the samples of its first picture, and what of that is not read.
+
+Adobe, TIFF Revision 6.0, and its technical notes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL.TiffImagePlugin import MAX_SAMPLESPERPIXEL
+
+from service.imaging.directory import Directory
+from service.imaging.unread import name_of, name_of_file
+
+_NEW_SUBFILE_TYPE = 254
+BITS_PER_SAMPLE = 258
+COMPRESSION = 259
+PHOTOMETRIC = 262
+FILL_ORDER = 266
+SAMPLES_PER_PIXEL = 277
+PLANAR_CONFIGURATION = 284
+_SUB_IFDS = 330
+_INK_SET = 332
+EXTRA_SAMPLES = 338
+SAMPLE_FORMAT = 339
+YCBCR_COEFFICIENTS = 529
+YCBCR_SUBSAMPLING = 530
+REFERENCE_BLACK_WHITE = 532
+_DNG_VERSION = 50706
+
+WHITE_IS_ZERO = 0
+PALETTE = 3
+_CMYK = 5
+_YCBCR = 6
+# PhotometricInterpretation in Pillow's words.
+_MODES = {0: "L", 1: "L", 2: "RGB", 3: "P", 5: "CMYK", 6: "YCbCr", 8: "LAB"}
+_PREMULTIPLIED = 1
+# What is merged from planes, and how many of them; alpha counts where colours were scaled by it.
+NUM_PLANES = {"L": 1, "La": 2, "P": 1, "RGB": 3, "RGBa": 4, "CMYK": 4, "YCbCr": 3}
+_PLANES = 2
+_LOW_BIT_FIRST = 2
+_UNCOMPRESSED = 1
+_JPEG = 7
+# CCITT's are 2, 3, 4 and 32771, then LZW, deflate, PackBits, deflate, LZMA, Zstandard.
+_COMPRESSIONS = frozenset({_UNCOMPRESSED, _JPEG, 2, 3, 4, 32771, 5, 8, 32773, 32946, 34925, 50000})
+# Unsigned integers, and whatever the writer did not say.
+_SAMPLE_FORMATS = frozenset({1, 4})
+_BYTE_BITS = 8
+_FULL_RANGE = (0, 255, 128, 255, 128, 255)
+_ITU_R_BT_601 = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a picture's samples are stored; `mode` is Pillow's name for them, alpha left out."""
+
+    compression: int
+    photometric: int
+    mode: str
+    num_samples: int
+    bits: tuple[float, ...]
+    is_planar: bool
+
+
+def layout_of(data: memoryview, directory: Directory) -> Layout:
+    """What the directory of a file says; the tags that it lacks have their defaults."""
+    photometric = directory.integer(PHOTOMETRIC, WHITE_IS_ZERO)
+    num_samples = directory.integer(SAMPLES_PER_PIXEL, 1)
+    is_premultiplied = directory.numbers(data, EXTRA_SAMPLES)[:1] == (_PREMULTIPLIED,)
+    return Layout(
+        compression=directory.integer(COMPRESSION, _UNCOMPRESSED),
+        photometric=photometric,
+        mode=_MODES.get(photometric, "") + "a" * is_premultiplied,
+        num_samples=num_samples,
+        bits=(directory.numbers(data, BITS_PER_SAMPLE) or (1,))[:num_samples],
+        is_planar=directory.integer(PLANAR_CONFIGURATION) == _PLANES and num_samples > 1,
+    )
+
+
+def kinds_not_read(data: memoryview, directory: Directory, layout: Layout) -> Iterator[str]:
+    """What an intact file has that Pillow does not read, or would read wrong."""
+    if _DNG_VERSION in directory.entries:
+        yield "a camera's raw data (DNG)"
+    if name := name_of_file(data):
+        yield name
+    # Of the bits, the first stands for a smaller version of a picture, the third for its mask.
+    is_alone = directory.is_last and _SUB_IFDS not in directory.entries
+    if directory.integer(_NEW_SUBFILE_TYPE) & 0b101 and not is_alone:
+        yield "a thumbnail or mask in front of the picture itself"
+    if layout.compression not in _COMPRESSIONS:
+        name = name_of("tiff_compressions", layout.compression)
+        yield f"{name or 'an unknown'} compression"
+    if layout.photometric not in _MODES:
+        name = name_of("tiff_photometrics", layout.photometric)
+        yield name or "an unknown kind of colours"
+    yield from _samples_not_read(data, directory, layout)
+
+
+def _samples_not_read(data: memoryview, directory: Directory, layout: Layout) -> Iterator[str]:
+    # Pillow takes these to be WhiteIsZero, of which it inverts no more than 8 bits.
+    if PHOTOMETRIC not in directory.entries and (
+        layout.num_samples > 1 or layout.bits[0] > _BYTE_BITS
+    ):
+        yield "no PhotometricInterpretation"
+    if layout.photometric == _CMYK and directory.integer(_INK_SET, 1) != 1:
+        yield "inks other than cyan, magenta, yellow and black"
+    for kind in set(directory.numbers(data, SAMPLE_FORMAT)) - _SAMPLE_FORMATS:
+        yield name_of("tiff_samples", int(kind)) or "samples of an unknown kind"
+    if layout.compression == _JPEG and set(layout.bits) != {_BYTE_BITS}:
+        yield "JPEG compression of other than 8 bits"
+    if layout.photometric == _YCBCR and (layout.is_planar or layout.compression == _UNCOMPRESSED):
+        yield from _ycbcr_not_read(data, directory, layout)
+    is_raw_palette = layout.photometric == PALETTE and layout.compression == _UNCOMPRESSED
+    if (
+        len(set(layout.bits)) > 1
+        or not NUM_PLANES.get(layout.mode, 1) <= layout.num_samples <= MAX_SAMPLESPERPIXEL
+        or (layout.is_planar and layout.mode not in NUM_PLANES)
+        or (layout.photometric == WHITE_IS_ZERO and layout.mode == "La")
+        or (is_raw_palette and directory.integer(FILL_ORDER) == _LOW_BIT_FIRST)
+    ):
+        yield arrangement(layout)
+
+
+def _ycbcr_not_read(data: memoryview, directory: Directory, layout: Layout) -> Iterator[str]:
+    """What libtiff would convert, which is not asked where this is yielded."""
+    black_white = directory.numbers(data, REFERENCE_BLACK_WHITE) or _FULL_RANGE
+    coefficients = directory.numbers(data, YCBCR_COEFFICIENTS) or _ITU_R_BT_601
+    if set(layout.bits) != {_BYTE_BITS}:
+        yield arrangement(layout)
+    if directory.numbers(data, YCBCR_SUBSAMPLING) != (1, 1):
+        yield "subsampled YCbCr that is planar or not compressed"
+    if black_white != _FULL_RANGE or not np.allclose(coefficients, _ITU_R_BT_601, atol=0.001):
+        yield "YCbCr other than JPEG's that is planar or not compressed"
+
+
+def arrangement(layout: Layout) -> str:
+    """What the samples are, where it is their combination that is not read."""
+    bits = " or ".join(f"{number:.0f}" for number in sorted(set(layout.bits)))
+    return f"{layout.num_samples} samples ({layout.mode}) of {bits} bits, so arranged,"
