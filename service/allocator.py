@@ -2,19 +2,10 @@
 
 import ctypes
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 # malloc.h of glibc.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 KEPT_BYTES = 2**30
-# Pillow takes memory in pieces of 16 MiB, OpenCV and NumPy the whole of a picture at once.
-MAPPED_BYTES = 2**23
-
-_lock = threading.Lock()
-_is_kept = False
-_num_mapping = 0
 
 
 def keep_freed_memory() -> None:
@@ -27,36 +18,10 @@ def keep_freed_memory() -> None:
     All threads share what is kept. With memory of its own each would keep what its largest picture
     took, and whatever came to lie between; call this before there are threads.
     """
-    global _is_kept  # noqa: PLW0603  # as the C library's settings are
     if (libc := _tunable()) is not None:
         libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
         libc.mallopt(M_ARENA_MAX, 1)
-        _is_kept = True
-
-
-@contextmanager
-def large_blocks_given_back() -> Iterator[None]:
-    """Blocks that are large and allocated meanwhile, by any thread, go back when they are freed.
-
-    For what is rare, and would leave among what is kept holes that nothing else fills, and that are
-    too small the next time, because something else lies in them.
-    """
-    global _num_mapping  # noqa: PLW0603
-    if not _is_kept:
-        yield
-        return
-    libc = ctypes.CDLL(None)
-    with _lock:
-        _num_mapping += 1
-        libc.mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
-    try:
-        yield
-    finally:
-        with _lock:
-            _num_mapping -= 1
-            if not _num_mapping:
-                libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
 
 
 def give_back_freed_memory() -> None:

@@ -1,7 +1,8 @@
 """The application and its engine, built around whatever stands on the device side."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -17,6 +18,7 @@ from service.api.keys import Key
 from service.api.origins import Origins
 from service.engine import Engine, Models, QueueLimits
 from service.errors import InvalidSetting
+from service.imaging.decoders import Decoders
 from service.metrics import Metrics
 from service.settings import Settings
 from service.threads import num_cores
@@ -48,6 +50,17 @@ def assemble(
         InvalidSetting: the file of API keys cannot be used.
     """
     engine = build_engine(settings, models, cards, metrics, hang_s=hang_s)
+    threads = build_threads(metrics)
+
+    @asynccontextmanager
+    async def lifespan(application: FastAPI) -> AsyncIterator[None]:
+        threads.pictures.start()
+        try:
+            async with engine.lifespan(application):
+                yield
+        finally:
+            threads.pictures.close()
+
     application = create_application(
         backend=Backend(
             cards=cards,
@@ -72,8 +85,8 @@ def assemble(
         metrics=metrics,
         access=Access(_keys(settings), settings.admin_key),
         origins=Origins(settings.cors_origins, settings.known_hosts),
-        threads=build_threads(),
-        lifespan=engine.lifespan,
+        threads=threads,
+        lifespan=lifespan,
     )
     return Service(application, engine)
 
@@ -108,16 +121,16 @@ def build_engine(
     )
 
 
-def build_threads() -> Threads:
-    """The pools, of as many threads as there are cores; for large pictures of half as many."""
+def build_threads(metrics: Metrics) -> Threads:
+    """The pools, of as many threads as there are cores, and decoders of costly pictures."""
     num_threads = min(num_cores(), MAX_THREADS)
-    # They run at the priority of all the others: a thread of a lower one that holds the
-    # interpreter's lock while others compute would keep the event loop waiting with it.
-    num_large = max(num_threads // 2, 1)
+    decoders = ThreadPoolExecutor(num_threads, thread_name_prefix="decoder")
     return Threads(
-        decoders=ThreadPoolExecutor(num_threads, thread_name_prefix="decoder"),
-        large_decoders=ThreadPoolExecutor(num_large, thread_name_prefix="large-decoder"),
+        decoders=decoders,
         encoders=ThreadPoolExecutor(num_threads, thread_name_prefix="encoder"),
+        pictures=Decoders(
+            decoders, num_usual=num_threads, num_large=max(num_threads // 2, 1), metrics=metrics
+        ),
     )
 
 

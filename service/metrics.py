@@ -206,6 +206,16 @@ class Metrics:
             "What these requests hold: bodies, then resized images, then maps.",
             registry=self.registry,
         )
+        self.decoder_overruns = Counter(
+            "densepose_decoder_overruns_total",
+            "Pictures that cost a decoder too much, by what became of it: cost (it ended at its "
+            "bound of computing, or failed), deadline (it was ended at the request's), thread (it "
+            "went on past the request's deadline, as a thread cannot be ended).",
+            ["kind"],
+            registry=self.registry,
+        )
+        for kind in ("cost", "deadline", "thread"):
+            self.decoder_overruns.labels(kind)
         self.event_loop_lag = Histogram(
             "densepose_event_loop_lag_seconds",
             "How late the event loop is when it should wake up.",

@@ -22,13 +22,14 @@ from service.api.negotiation import OF_ALL, accepts_gzip, choose_media_type, typ
 from service.api.parameters import check_parameters
 from service.api.pieces import Draft
 from service.api.plan import Plan, plan_answer
-from service.api.preparation import Prepared, Unprepared, prepare_unless_large
+from service.api.preparation import Prepared, prepare
 from service.api.record import Record, record_of
 from service.api.room import AnswerRoom
 from service.api.sending import ChunkedResponse
 from service.api.submission import Submission, parser_for
 from service.datatypes import Prediction
 from service.errors import ClientLeft, DeadlineExceeded
+from service.imaging.decoders import Decoders
 from service.output.chunks import Chunks, gzip_of, total_bytes
 from service.output.media import COCO, JSON
 
@@ -57,13 +58,13 @@ class Limits:
 class Threads:
     """Where all that takes more than microseconds runs.
 
-    There are several pools, so that many uploads to decode keep no answer from being encoded, and
-    a few large pictures, which may be small files, keep no other picture from being decoded.
+    There are two pools, so that many uploads to decode keep no answer from being encoded, and
+    costly pictures, which may be small files, are decoded in processes.
     """
 
     decoders: Executor
-    large_decoders: Executor
     encoders: Executor
+    pictures: Decoders
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,15 +213,13 @@ class DensePose:
         deadline_s = record.arrived_s + timeout_ms / 1000
         await self._backend.queue.prepare(plan.card, deadline_s)
         async with _until(deadline_s):
-            prepared = await _run(
-                self._threads.decoders,
-                prepare_unless_large,
+            prepared = await prepare(
                 submission,
                 plan,
+                self._threads.pictures,
+                deadline_s,
                 max_pixels=limits.max_pixels,
             )
-            if isinstance(prepared, Unprepared):
-                prepared = await _run(self._threads.large_decoders, prepared.prepare_large)
         record.add_stages(prepared.stage_seconds)
         height, width = prepared.sample.image_size_hw
         record.image_pixels = height * width

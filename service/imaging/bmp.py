@@ -67,7 +67,7 @@ def read_bmp(data: memoryview) -> Picture:
     else:
         _refuse_what_is_not_read(header)
         read = partial(_read, data, header)
-    return Picture((abs(header.height), header.width), 1, read)
+    return Picture((abs(header.height), header.width), 1, read, is_costly=True)
 
 
 def _header(data: memoryview) -> _Header:

@@ -1,23 +1,25 @@
 """Decode a picture that a stranger sent."""
 
+import math
 import re
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 from PIL.Image import DecompressionBombError
 
-from service.datatypes import Image
+from service.datatypes import Image, SizeHW
 from service.errors import ImageTooLarge, UndecodableImage
 from service.imaging.bmp import read_bmp
 from service.imaging.gif import read_gif
 from service.imaging.jpeg import read_jpeg
-from service.imaging.orientation import turn_upright
-from service.imaging.picture import Picture
-from service.imaging.png import read_png
+from service.imaging.orientation import TRANSPOSED, turn_upright
+from service.imaging.picture import LARGE_PIXELS, Picture
+from service.imaging.png import read_png, read_png_with_alpha
 from service.imaging.tiff import read_tiff
 from service.imaging.unread import name_of_file
 from service.imaging.webp import read_webp
@@ -30,28 +32,28 @@ class _Format:
     name: str
     beginning: re.Pattern[bytes]
     read: Callable[[memoryview], Picture]
+    read_with_alpha: Callable[[memoryview], Picture] | None = None
 
 
 _FORMATS = (
     _Format("JPEG", re.compile(rb"\xff\xd8\xff"), read_jpeg),
-    _Format("PNG", re.compile(rb"\x89PNG\r\n\x1a\n"), read_png),
+    _Format("PNG", re.compile(rb"\x89PNG\r\n\x1a\n"), read_png, read_png_with_alpha),
     _Format("WebP", re.compile(rb"RIFF.{4}WEBP", re.DOTALL), read_webp),
     _Format("GIF", re.compile(rb"GIF8[79]a"), read_gif),
     _Format("BMP", re.compile(rb"BM"), read_bmp),
     _Format("TIFF", re.compile(rb"II\*\0|MM\0\*"), read_tiff),
 )
 
+TOO_MUCH_MEMORY = "To decode the image takes more memory than one may take: send it smaller."
 # What readers and decoders raise on damaged files, for want of one error of theirs.
 _DECODER_ERRORS = (
     ArithmeticError,
     EOFError,
     LookupError,
-    MemoryError,  # also where a header asks for more than can be had
     OSError,
     SyntaxError,
     TypeError,
     ValueError,
-    cv2.error,
     struct.error,
 )
 
@@ -60,13 +62,42 @@ _DECODER_ERRORS = (
 class Encoded:
     """A picture whose header was read, of an allowed size; no pixel was decoded yet."""
 
-    num_pixels: int
-    decode: Callable[[], Image]
-    """Decodes it as `decode_image` does, once.
+    kind: _Format
+    picture: Picture
+    max_pixels: int
 
-    Raises:
-        UndecodableImage: it is damaged or cut short.
-    """
+    @property
+    def num_pixels(self) -> int:
+        """How many there will be."""
+        return math.prod(self.picture.size_hw)
+
+    @property
+    def size_hw(self) -> SizeHW:
+        """Height and width, upright."""
+        height, width = self.picture.size_hw
+        return (width, height) if self.picture.orientation in TRANSPOSED else (height, width)
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether to decode it may take much time or memory."""
+        return self.picture.is_costly or self.num_pixels > LARGE_PIXELS
+
+    def decode_pixels(self) -> NDArray[np.uint8]:
+        """Decodes it as `decode_image` does, with a fourth channel where alpha is kept.
+
+        Raises:
+            UndecodableImage: it is damaged or cut short.
+        """
+        picture, name = self.picture, self.kind.name
+        with _errors_of_ours(self.kind, self.max_pixels):
+            pixels = picture.read_pixels()
+        if pixels.shape[:2] != picture.size_hw:
+            raise UndecodableImage(f"The {name} image is not of the size that its header says.")
+        return turn_upright(pixels, picture.orientation)
+
+    def decode(self) -> Image:
+        """The same as an image, of a picture that was opened without its alpha."""
+        return Image(self.decode_pixels())
 
 
 def decode_image(data: bytes | bytearray | memoryview, *, max_pixels: int) -> Image:
@@ -83,8 +114,10 @@ def decode_image(data: bytes | bytearray | memoryview, *, max_pixels: int) -> Im
     return open_image(data, max_pixels=max_pixels).decode()
 
 
-def open_image(data: bytes | bytearray | memoryview, *, max_pixels: int) -> Encoded:
-    """The same picture, yet to be decoded.
+def open_image(
+    data: bytes | bytearray | memoryview, *, max_pixels: int, is_alpha_kept: bool = False
+) -> Encoded:
+    """The same picture, yet to be decoded; `is_alpha_kept` concerns PNG files.
 
     Raises:
         ImageTooLarge: it has more pixels than `max_pixels`.
@@ -92,19 +125,11 @@ def open_image(data: bytes | bytearray | memoryview, *, max_pixels: int) -> Enco
     """
     view = memoryview(data)
     kind = _format_of(view)
+    read = (kind.read_with_alpha if is_alpha_kept else None) or kind.read
     with _errors_of_ours(kind, max_pixels):
-        picture = kind.read(view)
+        picture = read(view)
         _check_size(picture, max_pixels)
-    height, width = picture.size_hw
-    return Encoded(height * width, partial(_decode, kind, picture, max_pixels))
-
-
-def _decode(kind: _Format, picture: Picture, max_pixels: int) -> Image:
-    with _errors_of_ours(kind, max_pixels):
-        pixels_HW3 = picture.read_pixels()
-    if pixels_HW3.shape[:2] != picture.size_hw:
-        raise UndecodableImage(f"The {kind.name} image is not of the size that its header says.")
-    return Image(turn_upright(pixels_HW3, picture.orientation))
+    return Encoded(kind, picture, max_pixels)
 
 
 @contextmanager
@@ -113,6 +138,10 @@ def _errors_of_ours(kind: _Format, max_pixels: int) -> Iterator[None]:
         yield
     except DecompressionBombError as error:
         raise ImageTooLarge(f"The image has more than {max_pixels} pixels.") from error
+    except (MemoryError, cv2.error) as error:
+        if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
+            raise UndecodableImage(f"The {kind.name} image is damaged or cut short.") from error
+        raise UndecodableImage(TOO_MUCH_MEMORY) from error
     except _DECODER_ERRORS as error:
         raise UndecodableImage(f"The {kind.name} image is damaged or cut short.") from error
 
@@ -135,4 +164,9 @@ def _check_size(picture: Picture, max_pixels: int) -> None:
     if height * width > max_pixels:
         raise ImageTooLarge(
             f"The image has {width} x {height} pixels, and at most {max_pixels} are taken."
+        )
+    if picture.max_pixels is not None and height * width > picture.max_pixels:
+        raise ImageTooLarge(
+            f"The image has {width} x {height} pixels, and of its kind, which takes longer than "
+            f"others, at most {picture.max_pixels} are taken: send it as a baseline JPEG."
         )

@@ -6,6 +6,8 @@ Only the first frame reaches Pillow, without what comes before it and would be r
 import struct
 from io import BytesIO
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL.GifImagePlugin import GifImageFile
 
 from service.errors import UndecodableImage
@@ -24,30 +26,34 @@ def read_gif(data: memoryview) -> Picture:
     palette_end = _HEADER_BYTES + (6 << (flags & 7) if flags & 0x80 else 0)
     control, frame_start = _find_frame(data, palette_end)
     left, top, width, height = struct.unpack_from("<4H", data, frame_start + 1)
-    first = b"".join((data[:palette_end], control, data[frame_start:]))
-    return Picture(
-        (max(screen_height, top + height), max(screen_width, left + width)),
-        1,
-        lambda: read_pixels(GifImageFile(BytesIO(first))),
-    )
+
+    def decode() -> NDArray[np.uint8]:
+        first = b"".join((data[:palette_end], control, data[frame_start:]))
+        with GifImageFile(BytesIO(first)) as image:
+            return read_pixels(image)
+
+    size_hw = max(screen_height, top + height), max(screen_width, left + width)
+    return Picture(size_hw, 1, decode, is_costly=True)
 
 
 def _find_frame(data: memoryview, position: int) -> tuple[bytes, int]:
     """The graphic control of the first frame, and where the frame begins."""
     control = b""
+    is_inside = False
     for _ in range(_MAX_BLOCKS):
-        if data[position] == _IMAGE:
-            return control, position
-        if data[position] != _EXTENSION:
-            position += 1
-            continue
-        if data[position + 1] == _GRAPHIC_CONTROL:
-            control = _transparency_alone(data[position : position + 8])
-        position += 2
-        # An empty block ends an extension.
-        while data[position]:
+        if is_inside:
+            # An empty block ends an extension.
+            is_inside = data[position] > 0
             position += 1 + data[position]
-        position += 1
+        elif data[position] == _IMAGE:
+            return control, position
+        elif data[position] != _EXTENSION:
+            position += 1
+        else:
+            if data[position + 1] == _GRAPHIC_CONTROL:
+                control = _transparency_alone(data[position : position + 8])
+            position += 2
+            is_inside = True
     raise UndecodableImage(f"The GIF image has more than {_MAX_BLOCKS} blocks before its frame.")
 
 

@@ -4,9 +4,11 @@ Their segments are walked here, since Pillow's own walk also interprets EXIF and
 The pixels come from OpenCV, bit-equal with Pillow and faster; those of CMYK from Pillow.
 """
 
+import itertools
+import math
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -17,7 +19,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from service.errors import UndecodableImage
 from service.imaging.orientation import EXIF_PREFIX, read_orientation
-from service.imaging.picture import Picture, read_pixels
+from service.imaging.picture import LARGE_PIXELS, Picture, read_pixels
 from service.imaging.unread import name_of
 
 # The next marker that begins a segment or ends the picture: not a stuffed zero, not a restart.
@@ -31,10 +33,13 @@ _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 # APP1 to APP13, APP15 and comments: nothing in them changes a pixel.
 _METADATA = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
 
+_ARITHMETIC = frozenset(range(0xC9, 0xD0))
+
 _MAX_SEGMENTS = 10_000
-# Each scan goes over the whole picture again, and costs a hostile file less than 100 bytes.
-# Encoders write about ten.
-_MAX_SCANS = 100
+# Each scan goes over all samples of its components again, 2 ns for each at the least, and costs a
+# hostile file less than 100 bytes. Encoders go over a picture's samples some 5 times, in about 10
+# scans: 560 million for 40 million pixels whose colours are not subsampled.
+MAX_SCANNED_SAMPLES = 640_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +70,42 @@ def read_jpeg(data: memoryview) -> Picture:
     bits, height, width, num_components = struct.unpack_from(">BHHB", data, frame.payload)
     if bits in _UNREAD_BITS:
         raise UndecodableImage(_not_read(f"JPEG with samples of {bits} bits"))
+    num_scanned = 0
     # The decoder reads on behind the first scan only if that leaves something open.
     if frame.marker in _PROGRESSIVE or data[scan.payload] < num_components:
-        num_scans = 1 + sum(segment.marker == _SCAN for segment in segments)
-        if num_scans > _MAX_SCANS:
-            raise UndecodableImage(f"The JPEG image has more than {_MAX_SCANS} scans.")
+        num_scanned = _count_scanned_samples(data, frame, itertools.chain([scan], segments))
     return Picture(
         (height, width),
         _orientation(data, header),
         lambda: _decode_cmyk(data, header) if num_components == 4 else _decode(data),
+        is_costly=num_scanned > LARGE_PIXELS or frame.marker in _ARITHMETIC,
     )
+
+
+def _count_scanned_samples(data: memoryview, frame: _Segment, segments: Iterable[_Segment]) -> int:
+    """How many samples all scans together go over.
+
+    Raises:
+        UndecodableImage: more than are decoded.
+    """
+    height, width, num_components = struct.unpack_from(">xHHB", data, frame.payload)
+    # Section B.2.2: each component's identifier, and its sampling factors in four bits each.
+    components = struct.iter_unpack("BBx", data[frame.payload + 6 :][: 3 * num_components])
+    factors = {name: (both >> 4) * (both & 15) for name, both in components}
+    most = max(factors.values(), default=1) or 1
+    num_scanned = 0
+    for segment in segments:
+        if segment.marker == _SCAN:
+            # Section B.2.3: how many components, and each with its tables.
+            names = data[segment.payload + 1 :][: 2 * data[segment.payload] : 2]
+            share = sum(factors.get(name, most) for name in names) / most
+            num_scanned += math.ceil(height * width * share)
+        if num_scanned > MAX_SCANNED_SAMPLES:
+            raise UndecodableImage(
+                f"The scans of the JPEG image go over more than {MAX_SCANNED_SAMPLES} samples: "
+                "send it as a baseline JPEG, or smaller."
+            )
+    return num_scanned
 
 
 def _not_read(name: str) -> str:

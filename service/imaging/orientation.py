@@ -23,6 +23,8 @@ _TURNS: dict[int, Callable[[NDArray[np.uint8]], cv2.typing.MatLike]] = {
     7: lambda pixels: cv2.rotate(cv2.transpose(pixels), cv2.ROTATE_180),
     8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
+# Those that make rows of columns.
+TRANSPOSED = frozenset({5, 6, 7, 8})
 
 
 def orientation_of(directory: Directory) -> int:

@@ -1,7 +1,6 @@
 """What a format's reader finds before any pixel is decoded, and Pillow's pixels as ours."""
 
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 
 import cv2
@@ -28,17 +27,10 @@ class Picture:
     size_hw: SizeHW
     orientation: int
     read_pixels: Callable[[], NDArray[np.uint8]]
-
-
-def picture_of(image: Image, orientation: int = 1) -> Picture:
-    """The picture that Pillow has opened and not yet decoded; it can be decoded once."""
-
-    def read() -> NDArray[np.uint8]:
-        # Or what Pillow has decoded would stay as long as the picture.
-        with closing(image):
-            return read_pixels(image)
-
-    return Picture((image.height, image.width), orientation, read)
+    is_costly: bool = False
+    """Whether its size alone bounds neither the time nor the memory that its decoder takes."""
+    max_pixels: int | None = None
+    """Where pictures of its kind take so much that fewer are decoded than of others."""
 
 
 def read_pixels(image: Image, *, grey_bits: int = 16) -> NDArray[np.uint8]:
@@ -70,10 +62,11 @@ def _converted(image: Image, grey_bits: int) -> NDArray[np.uint8]:
         return np.asarray(cv2.cvtColor(grey_HW, cv2.COLOR_GRAY2BGR), np.uint8)
     if image.mode in {"La", "RGBa"}:
         image = image.convert(image.mode.upper())
-    if image.mode != "RGB":
+    if image.mode not in {"RGB", "RGBA"}:
         image = image.convert("RGB")
-    # Pillow keeps RGB in 4 bytes a pixel: to copy them as they are and let OpenCV pack them is
+    # Pillow keeps both in 4 bytes a pixel: to copy them as they are and let OpenCV pack them is
     # twice as fast as to let Pillow pack them, and gives an array that may be written to.
-    packed = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8)
+    raw_mode = "RGBA" if image.mode == "RGBA" else "RGBX"
+    packed = np.frombuffer(image.tobytes("raw", raw_mode), np.uint8)
     pixels_HW4 = packed.reshape(image.height, image.width, 4)
     return np.asarray(cv2.cvtColor(pixels_HW4, cv2.COLOR_RGBA2BGR), np.uint8)

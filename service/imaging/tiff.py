@@ -6,6 +6,7 @@ reads the pixels wrong, they are right here: of samples in planes of their own e
 a grey picture, WhiteIsZero is read as BlackIsZero and inverted, and a palette may have 8 bits.
 """
 
+import math
 import struct
 from collections.abc import Mapping
 from functools import partial
@@ -75,8 +76,13 @@ _BLACK_IS_ZERO = 1
 
 # Pillow makes a Python object of each.
 _MAX_STRIPS = 65_536
-# A tile is decoded whole, however little of it lies in the picture.
-_MAX_TILE_PIXELS = 4096 * 4096
+# To decompress one takes up to 7 ns, of LZMA. So many are 40 million pixels of RGBA of 8 bits, or
+# 20 million of 16 bits.
+MAX_SAMPLE_BYTES = 160_000_000
+# All tiles together may have so many pixels, or one and a half times the picture's: 40 million in
+# tiles of 1024 x 1024 have a quarter more.
+MAX_TILED_PIXELS = 4096 * 4096
+MAX_TILED_SHARE = 1.5
 
 
 def read_tiff(data: memoryview) -> Picture:
@@ -86,6 +92,7 @@ def read_tiff(data: memoryview) -> Picture:
         tag for tag in directory.entries.keys() & (_NUMBERS | _LISTS) if directory.num_bytes(tag)
     )
     _check(directory, tags, len(data))
+    _check_area(directory)
     layout = layout_of(data, directory)
     for kind in kinds_not_read(data, directory, layout):
         raise UndecodableImage(_not_read(kind))
@@ -94,6 +101,8 @@ def read_tiff(data: memoryview) -> Picture:
         (directory.integer(_IMAGE_LENGTH), directory.integer(_IMAGE_WIDTH)),
         orientation_of(directory),
         partial(_read, data, directory, tags, layout),
+        is_costly=True,
+        max_pixels=MAX_SAMPLE_BYTES * 8 // max(int(layout.bits[0]) * layout.num_samples, 1),
     )
 
 
@@ -110,8 +119,20 @@ def _check(directory: Directory, tags: list[int], num_file_bytes: int) -> None:
             raise UndecodableImage(f"Tag {tag} of the TIFF image should be a single number.")
         if tag in {_STRIP_OFFSETS, _TILE_OFFSETS} and entry.count > _MAX_STRIPS:
             raise UndecodableImage(f"The TIFF image has more than {_MAX_STRIPS} strips or tiles.")
-    if directory.integer(_TILE_WIDTH) * directory.integer(_TILE_LENGTH) > _MAX_TILE_PIXELS:
-        raise UndecodableImage("The TIFF image has tiles of more than 4096 x 4096 pixels.")
+
+
+def _check_area(directory: Directory) -> None:
+    """Tiles are decoded whole, however little of them lies in the picture."""
+    size = directory.integer(_IMAGE_WIDTH), directory.integer(_IMAGE_LENGTH)
+    tile = directory.integer(_TILE_WIDTH), directory.integer(_TILE_LENGTH)
+    padded = [
+        -(-whole // part) * part if part else whole for whole, part in zip(size, tile, strict=True)
+    ]
+    if math.prod(padded) > max(MAX_TILED_SHARE * math.prod(size), MAX_TILED_PIXELS):
+        raise UndecodableImage(
+            f"The tiles of the TIFF image have {padded[0]} x {padded[1]} pixels, which is much "
+            f"more than its own {size[0]} x {size[1]}."
+        )
 
 
 def _check_segments(directory: Directory, layout: Layout) -> None:

@@ -1,14 +1,142 @@
-"""WebP files: RFC 9649."""
+"""WebP files: RFC 9649.
 
-from io import BytesIO
+Their chunks are walked here: the decoder of animations, which Pillow uses for every file, takes
+eight bytes for each pixel of the canvas as soon as it is made. Of the first picture the one chunk
+that has its colours reaches OpenCV, in a file of its own; alpha would be dropped anyway.
+"""
 
-from PIL.WebPImagePlugin import WebPImageFile
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from service.datatypes import SizeHW
+from service.errors import UndecodableImage
 from service.imaging.orientation import read_orientation
-from service.imaging.picture import Picture, picture_of
+from service.imaging.picture import Picture
+
+_CHUNKS_START = 12
+_FRAME_HEADER_BYTES = 16
+_IS_ANIMATED = 0x02
+_LOSSY, _LOSSLESS = b"VP8 ", b"VP8L"
+_MAX_CHUNKS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """A kind, and where its payload lies in the file."""
+
+    kind: bytes
+    start: int
+    end: int
 
 
 def read_webp(data: memoryview) -> Picture:
-    """The picture in a WebP file; of an animated one, the first frame."""
-    image = WebPImageFile(BytesIO(data))
-    return picture_of(image, read_orientation(image.info.get("exif", b"")))
+    """The picture in a WebP file; of an animated one, the first frame, on black."""
+    chunks = list(_chunks(data, _CHUNKS_START, len(data)))
+    head, start = chunks[0], chunks[0].start
+    if head.kind != b"VP8X":
+        colours = _colours(chunks[:1])
+        return _picture(data, colours, size_hw=_size_hw(data, colours))
+    canvas_hw = 1 + _integer(data, start + 7), 1 + _integer(data, start + 4)
+    orientation = _orientation(data, chunks)
+    if not data[start] & _IS_ANIMATED:
+        colours = _colours(chunks)
+        if _size_hw(data, colours) != canvas_hw:
+            raise UndecodableImage("The WebP image is not of the size of its canvas.")
+        return _picture(data, colours, size_hw=canvas_hw, orientation=orientation)
+    frame = next((chunk for chunk in chunks if chunk.kind == b"ANMF"), None)
+    if frame is None:
+        raise UndecodableImage("The WebP image has no frame, or is cut short.")
+    left, top = 2 * _integer(data, frame.start), 2 * _integer(data, frame.start + 3)
+    colours = _colours(_chunks(data, frame.start + _FRAME_HEADER_BYTES, frame.end))
+    height, width = _size_hw(data, colours)
+    if top + height > canvas_hw[0] or left + width > canvas_hw[1]:
+        raise UndecodableImage("The first frame of the WebP image leaves its canvas.")
+    return _picture(data, colours, size_hw=canvas_hw, corner=(top, left), orientation=orientation)
+
+
+def _chunks(data: memoryview, position: int, end: int) -> Iterator[_Chunk]:
+    """The chunks up to the end, or to the one that is cut short."""
+    for _ in range(_MAX_CHUNKS):
+        if position + 8 > end:
+            return
+        kind, num_bytes = struct.unpack_from("<4sI", data, position)
+        chunk = _Chunk(kind, position + 8, position + 8 + num_bytes)
+        if chunk.end > end:
+            return
+        yield chunk
+        position = chunk.end + num_bytes % 2
+    raise UndecodableImage(f"The WebP image has more than {_MAX_CHUNKS} chunks.")
+
+
+def _colours(chunks: Iterable[_Chunk]) -> _Chunk:
+    """The first chunk that has a picture's colours, lossy or lossless."""
+    for chunk in chunks:
+        if chunk.kind in {_LOSSY, _LOSSLESS}:
+            return chunk
+    raise UndecodableImage("The WebP image is damaged or cut short.")
+
+
+def _size_hw(data: memoryview, colours: _Chunk) -> SizeHW:
+    """The size that the decoder will find."""
+    if colours.kind == _LOSSLESS:
+        # RFC 9649, section 3.4: one byte of signature, then width and height less 1.
+        (bits,) = struct.unpack_from("<xI", data, colours.start)
+        return 1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF)
+    # RFC 6386, section 9.1: frame tag and start code, then the sizes with two bits of scale.
+    width, height = struct.unpack_from("<6xHH", data, colours.start)
+    return height & 0x3FFF, width & 0x3FFF
+
+
+def _integer(data: memoryview, position: int) -> int:
+    """The 24 bits there."""
+    return int.from_bytes(data[position : position + 3], "little")
+
+
+def _orientation(data: memoryview, chunks: Iterable[_Chunk]) -> int:
+    for chunk in chunks:
+        if chunk.kind == b"EXIF":
+            return read_orientation(data[chunk.start : chunk.end])
+    return 1
+
+
+def _picture(
+    data: memoryview,
+    colours: _Chunk,
+    *,
+    size_hw: SizeHW,
+    corner: tuple[int, int] = (0, 0),
+    orientation: int = 1,
+) -> Picture:
+    return Picture(
+        size_hw,
+        orientation,
+        partial(_decode, data, colours, size_hw, corner),
+        # Its trees of codes take up to 800 MB, whatever the size of the picture.
+        is_costly=colours.kind == _LOSSLESS,
+    )
+
+
+def _decode(
+    data: memoryview, colours: _Chunk, size_hw: SizeHW, corner: tuple[int, int]
+) -> NDArray[np.uint8]:
+    payload = data[colours.start : colours.end]
+    padding = bytes(len(payload) % 2)
+    num_bytes = len(payload) + len(padding)
+    head = struct.pack("<4sI4s4sI", b"RIFF", 12 + num_bytes, b"WEBP", colours.kind, len(payload))
+    file = b"".join((head, payload, padding))
+    pixels_HW3 = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)
+    if pixels_HW3 is None:
+        raise UndecodableImage("The WebP image is damaged or cut short.")
+    height, width = pixels_HW3.shape[:2]
+    if (height, width) == size_hw:
+        return np.asarray(pixels_HW3, np.uint8)
+    canvas_HW3 = np.zeros((*size_hw, 3), np.uint8)
+    top, left = corner
+    canvas_HW3[top : top + height, left : left + width] = pixels_HW3
+    return canvas_HW3

@@ -75,7 +75,7 @@ async def describing(
     )
     own = {"preload": (), "max_queue": max(settings.max_queue, num_in_flight(settings))}
     engine = build_engine(settings.model_copy(update=own), models, cards, metrics)
-    threads = build_threads()
+    threads = build_threads(metrics)
     try:
         async with engine.lifespan(None):
             describer = _Describer(engine.queue(), plan, question.atlas, threads, settings)
@@ -84,6 +84,7 @@ async def describing(
     finally:
         threads.decoders.shutdown(wait=False)
         threads.encoders.shutdown(wait=False)
+        threads.pictures.close()
 
 
 class _Describer:
@@ -107,7 +108,9 @@ class _Describer:
         self._has_room = asyncio.Event()
         self._num_bytes, self._max_bytes = 0, settings.max_inflight_bytes
         self._hold(0)
-        self._prepare = partial(prepare, plan=plan, max_pixels=settings.max_pixels)
+        self._prepare = partial(
+            prepare, plan=plan, decoders=threads.pictures, max_pixels=settings.max_pixels
+        )
 
     async def wait_for_model(self) -> None:
         """Have the model loaded, and fetched before that where it has to be.
@@ -143,7 +146,7 @@ class _Describer:
             async with self._decoding:
                 await self._has_room.wait()
                 submission = Submission(image, atlas=self._atlas)
-                prepared = await loop.run_in_executor(threads.decoders, self._prepare, submission)
+                prepared = await self._prepare(submission, deadline_s=deadline_s)
                 self._hold(prepared.num_bytes)
             try:
                 prediction = await self._queue.predict(plan.card, prepared.sample, deadline_s)

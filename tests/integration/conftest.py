@@ -16,6 +16,7 @@ from service.api.application import create_application
 from service.api.backend import Backend, ModelStatus
 from service.api.densepose import Limits, Threads
 from service.api.origins import Origins
+from service.imaging.decoders import Decoders
 from service.metrics import Metrics
 from tests.integration.stand_in import StandIn
 
@@ -57,7 +58,7 @@ class Service:
     metrics: Metrics
     decoders: CountingExecutor
     encoders: CountingExecutor
-    large_decoders: CountingExecutor
+    pictures: Decoders
     health: dict[str, tuple[bool, str]] = field(default_factory=dict)
 
     @property
@@ -99,7 +100,7 @@ def build_service(
     device, metrics = StandIn(), Metrics({"version": "test"})
     health = {"readiness": (True, "ready"), "liveness": (True, "alive")}
     decoders, encoders = CountingExecutor(max_workers=4), CountingExecutor(max_workers=4)
-    large_decoders = CountingExecutor(max_workers=1)
+    pictures = Decoders(decoders, num_usual=2, num_large=1, metrics=metrics)
     backend = Backend(
         cards=lambda: cards,
         status_of=lambda card: ModelStatus("stored" if card.url else "ready"),
@@ -115,13 +116,11 @@ def build_service(
         default_model=default_model,
         limits=Limits(**LIMITS | changes),
         metrics=metrics,
-        threads=Threads(decoders, large_decoders, encoders),
+        threads=Threads(decoders, encoders, pictures),
         access=access or Access(),
         origins=Origins(cors_origins, allowed_hosts),
     )
-    return Service(
-        app, TestClient(app), device, metrics, decoders, encoders, large_decoders, health
-    )
+    return Service(app, TestClient(app), device, metrics, decoders, encoders, pictures, health)
 
 
 @pytest.fixture
@@ -136,7 +135,7 @@ def make_service() -> Iterator:
     for service in services:
         service.decoders.shutdown()
         service.encoders.shutdown()
-        service.large_decoders.shutdown()
+        service.pictures.close()
 
 
 @pytest.fixture

@@ -168,40 +168,36 @@ def large_picture():
     return file.getvalue()
 
 
-@pytest.fixture
-def busy_with_large(make_service):
-    """A service whose thread for large pictures is busy until the event is set."""
-    service, is_over = make_service(max_pixels=20_000_000), threading.Event()
-    busy = service.large_decoders.submit(is_over.wait, 20)
-    yield service, is_over
-    is_over.set()
-    assert busy.result()
-
-
-def test_large_pictures_wait_for_each_other_and_nobody_for_them(busy_with_large):
-    service, is_over = busy_with_large
+def test_large_pictures_wait_for_each_other_and_nobody_for_them(make_service):
+    service = make_service(max_pixels=20_000_000)
 
     async def ask():
+        places = service.pictures.places(is_large=True)
         async with service.concurrent_client() as client:
-            large = [
-                asyncio.create_task(client.post("/v1/densepose", content=large_picture()))
-                for _ in range(8)
-            ]
-            await asyncio.to_thread(wait_for, lambda: service.large_decoders.num_jobs == 9)
-            small = [await client.post("/v1/densepose", content=picture()) for _ in range(8)]
-            assert not any(task.done() for task in large)
-            is_over.set()
-            return small, await asyncio.gather(*large)
+            async with places:
+                large = [
+                    asyncio.create_task(client.post("/v1/densepose", content=large_picture()))
+                    for _ in range(4)
+                ]
+                while len(places._waiters or ()) < 4:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+                small = [await client.post("/v1/densepose", content=picture()) for _ in range(4)]
+                gif = await client.post("/v1/densepose", content=picture(file_format="GIF"))
+                assert not any(task.done() for task in large)
+            return (*small, gif), await asyncio.gather(*large)
 
     small, large = asyncio.run(ask())
-    assert [response.status_code for response in (*small, *large)] == 16 * [200]
+    assert [response.status_code for response in (*small, *large)] == 9 * [200]
     assert large[0].json()["image"] == {"width": 4100, "height": 4000}
 
 
-def test_a_large_picture_waits_no_longer_than_its_request_may_take(busy_with_large):
-    service, _ = busy_with_large
-    response = service.ask(large_picture(), params={"timeout_ms": 100})
+def test_a_large_picture_waits_no_longer_than_its_request_may_take(make_service):
+    service = make_service(max_pixels=20_000_000)
+
+    async def ask():
+        async with service.concurrent_client() as client, service.pictures.places(is_large=True):
+            return await client.post("/v1/densepose?timeout_ms=100", content=large_picture())
+
+    response = asyncio.run(ask())
     assert (response.status_code, response.json()["code"]) == (504, "deadline_exceeded")
     assert service.device.num_inside == 0
-    # Nobody decodes it any more.
-    assert service.large_decoders.num_jobs == 1

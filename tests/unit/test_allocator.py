@@ -74,32 +74,3 @@ def test_what_a_thread_has_freed_is_given_back_when_that_is_asked_for():
     held, left = map(int, probe.stdout.split())
     assert left < 20_000_000
     assert held > 150_000_000
-
-
-LARGE = """
-import numpy as np
-from load_tests.memory import resident_bytes
-from service.allocator import keep_freed_memory, large_blocks_given_back
-keep_freed_memory()
-def grown():
-    before = resident_bytes()
-    large = np.ones(100_000_000, np.uint8)
-    above = [np.ones(1_000, np.uint8) for _ in range(10_000)]
-    del large
-    return resident_bytes() - before
-with large_blocks_given_back():
-    with large_blocks_given_back():
-        pass
-    print(grown())
-print(grown())
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc is tuned")
-def test_large_blocks_go_back_while_that_is_asked_for_and_are_kept_afterwards():
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
-    command = [sys.executable, "-c", LARGE]
-    probe = subprocess.run(command, env=clean, capture_output=True, check=True, text=True)
-    within, afterwards = map(int, probe.stdout.split())
-    assert within < 20_000_000
-    assert afterwards > 80_000_000

@@ -1,15 +1,19 @@
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from model_store.catalogue import Architecture, ModelCard
 from service.api.parameters import check_parameters
 from service.api.plan import plan_answer
-from service.api.preparation import Unprepared, prepare, prepare_unless_large
+from service.api.preparation import prepare
 from service.api.submission import Submission
 from service.errors import ImageTooLarge, InvalidParameter, UndecodableImage
+from service.imaging.decoders import Decoders
+from service.metrics import Metrics
 
 CARD = ModelCard(id="chart", group="test", architecture=Architecture())
 
@@ -20,7 +24,7 @@ def picture(width, height, mode="RGB"):
     return file.getvalue()
 
 
-def prepared(*, by=prepare, atlas=None, max_pixels=10**6, **given):
+def prepared(*, atlas=None, max_pixels=10**6, **given):
     parameters = check_parameters(given.items())
     plan = plan_answer(
         parameters,
@@ -29,11 +33,18 @@ def prepared(*, by=prepare, atlas=None, max_pixels=10**6, **given):
         media_type="application/json",
         has_atlas=atlas is not None,
     )
-    return by(
-        Submission(picture(60, 40), atlas=atlas),
-        plan,
-        max_pixels=max_pixels,
-    )
+
+    async def run():
+        with ThreadPoolExecutor(1) as threads:
+            return await prepare(
+                Submission(picture(60, 40), atlas=atlas),
+                plan,
+                Decoders(threads, num_usual=1, num_large=1, metrics=Metrics({})),
+                time.monotonic() + 60,
+                max_pixels=max_pixels,
+            )
+
+    return asyncio.run(run())
 
 
 @pytest.mark.parametrize(
@@ -88,18 +99,6 @@ def test_an_atlas_that_is_none_is_refused_by_its_name(atlas, error):
 def test_what_is_too_much_is_refused_before_the_device():
     with pytest.raises(ImageTooLarge):
         prepared(max_pixels=60 * 40 - 1)
-
-
-@pytest.mark.parametrize(("num_pixels", "is_large"), [(60 * 40 + 16 * 24, False), (60 * 40, True)])
-def test_large_pictures_an_atlas_counted_are_left_for_later(num_pixels, is_large, monkeypatch):
-    monkeypatch.setattr("service.api.preparation.LARGE_PIXELS", num_pixels)
-    given = {"render": "texture", "atlas": picture(16, 24), "background": "black"}
-    result = prepared(by=prepare_unless_large, **given)
-    assert isinstance(result, Unprepared) == is_large
-    if is_large:
-        assert result.num_pixels == 60 * 40 + 16 * 24
-        result = result.prepare_large()
-    np.testing.assert_array_equal(result.sample.pixels_hw3, prepared(**given).sample.pixels_hw3)
 
 
 def test_the_stages_are_timed():

@@ -49,7 +49,7 @@ def test_chunks_that_no_pixel_needs_are_not_read(insert, inserted, photo, save, 
 @pytest.mark.parametrize("insert", [behind_header, before_end])
 def test_chunks_without_end_are_refused(insert, photo, save):
     bomb = insert(save(photo, "PNG"), chunk(b"teSt", b"") * 200_000)
-    with pytest.raises(UndecodableImage, match="more than 100000 chunks"):
+    with pytest.raises(UndecodableImage, match="more than 30000 chunks"):
         decode_image(bomb, max_pixels=10_000)
 
 
