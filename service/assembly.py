@@ -1,7 +1,6 @@
 """The application and its engine, built around whatever stands on the device side."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,6 +15,7 @@ from service.api.densepose import Limits, Threads
 from service.api.key_file import KeyFile
 from service.api.keys import Key
 from service.api.origins import Origins
+from service.batching.pool import FairPool
 from service.engine import Engine, Models, QueueLimits
 from service.errors import InvalidSetting
 from service.imaging.decoders import Decoders
@@ -49,8 +49,8 @@ def assemble(
     Raises:
         InvalidSetting: the file of API keys cannot be used.
     """
-    engine = build_engine(settings, models, cards, metrics, hang_s=hang_s)
     threads = build_threads(metrics)
+    engine = build_engine(settings, models, cards, metrics, threads, hang_s=hang_s)
 
     @asynccontextmanager
     async def lifespan(application: FastAPI) -> AsyncIterator[None]:
@@ -101,10 +101,11 @@ def build_engine(
     models: Models,
     cards: Callable[[], Mapping[str, ModelCard]],
     metrics: Metrics,
+    threads: Threads,
     *,
     hang_s: float | None = None,
 ) -> Engine:
-    """The way to these models, within the limits that are set."""
+    """The way to these models and past these threads, within the limits that are set."""
     return Engine(
         models,
         cards,
@@ -118,16 +119,17 @@ def build_engine(
             hang_s=hang_s,
         ),
         metrics=metrics,
+        stages={"decoders": threads.decoders, "encoders": threads.encoders},
     )
 
 
 def build_threads(metrics: Metrics) -> Threads:
     """The pools, of as many threads as there are cores, and decoders of costly pictures."""
     num_threads = min(num_cores(), MAX_THREADS)
-    decoders = ThreadPoolExecutor(num_threads, thread_name_prefix="decoder")
+    decoders = FairPool(num_threads, "decoder")
     return Threads(
         decoders=decoders,
-        encoders=ThreadPoolExecutor(num_threads, thread_name_prefix="encoder"),
+        encoders=FairPool(num_threads, "encoder"),
         pictures=Decoders(
             decoders, num_usual=num_threads, num_large=max(num_threads // 2, 1), metrics=metrics
         ),

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -17,8 +18,9 @@ import numpy as np
 from model_store.catalogue import ModelCard, find_model
 from model_store.errors import ModelStoreError
 from service.api.backend import Queue
-from service.batching.admission import Admission
+from service.batching.admission import Admission, Stage
 from service.batching.device_thread import BatchReport, DeviceThread, Failure, Patience
+from service.batching.party import PARTY
 from service.batching.scheduler import Budget, Scheduler, waited_in_vain
 from service.batching.ticket import BatchKey, Ticket
 from service.datatypes import Prediction, Query, Sample
@@ -110,7 +112,9 @@ class Engine:
         preload: Iterable[str],
         limits: QueueLimits,
         metrics: Metrics,
+        stages: Mapping[str, Stage] = MappingProxyType({}),
     ) -> None:
+        """`stages` are the threads that requests pass beside the device, by what they do."""
         self._models = models
         self._cards = cards
         self._metrics = metrics
@@ -123,7 +127,9 @@ class Engine:
             on_failure=self._measure_failure,
             patience=limits.patience,
         )
-        self._admission = Admission(self._device, max_queue=limits.max_queue)
+        self._admission = Admission(
+            self._device, max_queue=limits.max_queue, stages=tuple(stages.values())
+        )
         self._measured_models = set[str]()
         # Why the service is not ready, by the model that it waits for.
         self._awaited = dict.fromkeys(preload, "is being loaded")
@@ -145,8 +151,8 @@ class Engine:
     def queue(self) -> Queue:
         """The way of a request to the device."""
         return Queue(
-            check=self._admission.check,
-            admit=self._admission.admit,
+            check=lambda model_id: self._admission.check(model_id, PARTY.get()),
+            admit=lambda: self._admission.admit(PARTY.get()),
             prepare=self._prepare,
             predict=self._predict,
             wait_s=self._device.wait_s,
@@ -210,8 +216,11 @@ class Engine:
                 timeout.reschedule(asyncio.get_running_loop().time())
 
     async def _prepare(self, card: ModelCard, deadline_s: float) -> None:
-        await self._load(card, deadline_s, self._admission.step_aside)
-        self._admission.check_turn(card.id, deadline_s - time.monotonic())
+        await self._load(card, deadline_s, self._step_aside)
+        self._admission.check_turn(card.id, PARTY.get(), deadline_s - time.monotonic())
+
+    def _step_aside(self, model_id: str) -> AbstractContextManager[None]:
+        return self._admission.step_aside(model_id, PARTY.get())
 
     async def _lease(
         self, card: ModelCard, deadline_s: float, aside: Aside
@@ -250,7 +259,7 @@ class Engine:
             self._load_timeouts.discard(timeout)
 
     async def _predict(self, card: ModelCard, sample: Sample, deadline_s: float) -> Prediction:
-        with await self._lease(card, deadline_s, self._admission.step_aside):
+        with await self._lease(card, deadline_s, self._step_aside):
             return await self._run_sample(card, sample, deadline_s)
 
     async def _run_sample(self, card: ModelCard, sample: Sample, deadline_s: float) -> Prediction:
@@ -367,6 +376,7 @@ def _ticket(card: ModelCard, sample: Sample, deadline_s: float) -> Ticket[Sample
         queued_s=time.monotonic(),
         max_instances=query.max_instances if query.boxes_xyxy is None else len(query.boxes_xyxy),
         are_instances_given=query.boxes_xyxy is not None,
+        party=PARTY.get(),
     )
 
 

@@ -19,6 +19,7 @@ from service.api.health import OPERATION_PATHS
 from service.api.keys import ADMIN, Key, Rate, find_key, sent_digest
 from service.api.origins import PAGE_PATHS, Origins
 from service.api.record import REFUSAL_KEY, record_of
+from service.batching.party import PARTY
 from service.errors import Forbidden, Overloaded, ServiceError, Unauthorized
 
 # Probes and scrapes have no keys. The documentation says nothing of this server, and a browser
@@ -71,6 +72,8 @@ class Access:
         if key is None:
             raise Unauthorized("Send a key as `Authorization: Bearer KEY` or `X-API-Key: KEY`.")
         record_of(scope).key_name = key.name
+        # From here on, whatever is done for the request is done for its key.
+        PARTY.set(key.name)
         return self._within_limits(key)
 
     def check_admin(self, request: Request) -> None:

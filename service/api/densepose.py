@@ -27,6 +27,7 @@ from service.api.record import Record, record_of
 from service.api.room import AnswerRoom
 from service.api.sending import ChunkedResponse
 from service.api.submission import Submission, parser_for
+from service.batching.pool import FairPool
 from service.datatypes import Prediction
 from service.errors import ClientLeft, DeadlineExceeded
 from service.imaging.decoders import Decoders
@@ -62,8 +63,8 @@ class Threads:
     costly pictures, which may be small files, are decoded in processes.
     """
 
-    decoders: Executor
-    encoders: Executor
+    decoders: FairPool
+    encoders: FairPool
     pictures: Decoders
 
 

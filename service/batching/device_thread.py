@@ -100,10 +100,10 @@ class DeviceThread(Generic[S, R]):
         with self._changed:
             return self._scheduler.wait_s(time.monotonic())
 
-    def turn_s(self, model_id: str) -> float:
-        """The same of what is queued of a model, while others have their fair share."""
+    def turn_s(self, model_id: str, party: str) -> float:
+        """The same of what a party has queued of a model, while others have their fair share."""
         with self._changed:
-            return self._scheduler.turn_s(model_id, time.monotonic())
+            return self._scheduler.turn_s(model_id, party, time.monotonic())
 
     def image_s(self, model_id: str) -> float:
         """What an image of the model takes on average; 0 where that is not known, or not lately."""

@@ -4,10 +4,10 @@ It has no thread, no lock and no clock: it is told the time, in seconds of the m
 """
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any, Generic
 
 from service.batching.cost import CostModel, Work
 from service.batching.fairness import FairShares
@@ -15,6 +15,9 @@ from service.batching.growth import GrowthLimit
 from service.batching.memory_limit import MemoryLimit
 from service.batching.ticket import Batch, BatchKey, R, S, Ticket, Trigger, refuse
 from service.errors import Overloaded
+
+# Parties take turns, too, while nothing is known of what an image takes.
+MIN_IMAGE_S = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class _Plan:
     """The batch that could be made of a queue now."""
 
     key: BatchKey
-    num_images: int
+    tickets: Sequence[Ticket[Any, Any]]
     trigger: Trigger
     # When it may go if nobody joins it.
     due_s: float
@@ -40,15 +43,15 @@ class _Plan:
     seconds: float
 
 
-def check_deadline(spare_s: float, *, wait_s: float, done_s: float) -> None:
-    """Turns away what would be done after `done_s`, and has less; the queue alone takes `wait_s`.
+def check_deadline(spare_s: float, *, wait_s: float, own_s: float) -> None:
+    """Turns away what would have to wait and then takes `own_s`, and has less than both together.
 
     Raises:
         Overloaded: it has less.
     """
-    if done_s > spare_s:
+    if wait_s + own_s > spare_s:
         raise Overloaded(
-            f"The answer would take about {done_s:.2g} s, longer than this request may: "
+            f"The answer would take about {wait_s + own_s:.2g} s, longer than this request may: "
             "try again later, or allow more with timeout_ms.",
             reason="deadline",
             retry_after_s=wait_s,
@@ -67,8 +70,9 @@ def waited_in_vain(wait_s: float) -> Overloaded:
 class Scheduler(Generic[S, R]):
     """Tickets in, batches out. At most one batch runs at a time.
 
-    Models share the device's seconds evenly as long as they have tickets; among the queues of a
-    model, and within what a batch takes among models, the oldest ticket goes first.
+    Models share the device's seconds evenly as long as they have tickets, and so do the parties of
+    a model what the model has; a batch may have tickets of several. Among the queues of a model,
+    and within what a batch takes among models, the oldest ticket goes first.
     """
 
     def __init__(self, budget: Budget, *, max_delay_s: float = 0.0) -> None:
@@ -79,6 +83,8 @@ class Scheduler(Generic[S, R]):
         self._growth = GrowthLimit(budget.max_images)
         self._memory = MemoryLimit(budget.max_images)
         self._shares = FairShares()
+        # Of each model's seconds, among its parties.
+        self._parties: dict[str, FairShares] = {}
         # What the running batch was thought to take.
         self._expected_s = 0.0
         self._costs: dict[str, CostModel] = {}
@@ -103,14 +109,18 @@ class Scheduler(Generic[S, R]):
             Overloaded: it would not be done by its deadline.
         """
         model_id = ticket.key.model_id
-        wait_s = self.turn_s(model_id, now_s)
+        wait_s = self.turn_s(model_id, ticket.party, now_s)
         is_known = self._cost_of(model_id).is_known(now_s)
-        done_s = self.turn_s(model_id, now_s, ticket) if is_known else wait_s
-        check_deadline(ticket.deadline_s - now_s, wait_s=wait_s, done_s=done_s)
+        done_s = self.turn_s(model_id, ticket.party, now_s, ticket) if is_known else wait_s
+        check_deadline(ticket.deadline_s - now_s, wait_s=wait_s, own_s=done_s - wait_s)
         if not self._queues and self.running is None:
             self._shares.level()
+            self._parties.clear()
         if not self._waits(model_id):
             self._shares.join(model_id)
+        parties = self._parties.setdefault(model_id, FairShares())
+        if not self._waits(model_id, ticket.party):
+            parties.join(ticket.party)
         self._queues.setdefault(ticket.key, []).append(ticket)
 
     def withdraw(self, ticket: Ticket[S, R]) -> None:
@@ -143,6 +153,9 @@ class Scheduler(Generic[S, R]):
             if batch.tickets:
                 self.running, self._expected_s = batch, chosen.seconds
                 self._shares.begin(batch.key.model_id, chosen.seconds)
+                parties = self._parties[batch.key.model_id]
+                for party, seconds in _by_party(batch, chosen.seconds):
+                    parties.begin(party, seconds)
                 return batch
 
     def next_due_s(self, now_s: float) -> float | None:
@@ -162,6 +175,8 @@ class Scheduler(Generic[S, R]):
             return
         seconds = now_s - batch.started_s
         self._shares.correct(batch.key.model_id, seconds - self._expected_s)
+        for party, more_s in _by_party(batch, seconds - self._expected_s):
+            self._parties[batch.key.model_id].correct(party, more_s)
         for num_images in too_large:
             self._memory.ran_out(batch.key, num_images)
         if num_instances is None:
@@ -178,30 +193,35 @@ class Scheduler(Generic[S, R]):
         queued_s = sum(self._queue_s(key, queue) for key, queue in self._queues.items())
         return self._remaining_s(now_s) + queued_s
 
-    def turn_s(self, model_id: str, now_s: float, joining: Ticket[S, R] | None = None) -> float:
-        """Seconds until all that is queued now of a model has been run; so, too, what joins it.
+    def turn_s(
+        self,
+        model_id: str,
+        party: str,
+        now_s: float,
+        joining: Ticket[S, R] | None = None,
+    ) -> float:
+        """Seconds until all that a party has queued of a model has been run; so, too, what joins.
 
-        Meanwhile every other model has its fair share, and no more.
+        Meanwhile every other model, and every other party, has its fair share, and no more.
         """
         queues: dict[BatchKey, Sequence[Ticket[S, R]]] = {**self._queues}
         if joining is not None:
             queues[joining.key] = [*queues.get(joining.key, ()), joining]
-        queued_s = dict.fromkeys((key.model_id for key in queues), 0.0)
-        batch_s = dict(queued_s)
+        of_models, of_parties = defaultdict[str, float](float), defaultdict[str, float](float)
+        batch_s, image_s = defaultdict[str, float](float), defaultdict[str, float](float)
         for key, queue in queues.items():
             seconds = self._queue_s(key, queue)
-            queued_s[key.model_id] += seconds
-            batch_s[key.model_id] = max(
-                batch_s[key.model_id], seconds / self._num_batches(key, queue)
-            )
-        own_s = queued_s.pop(model_id, 0.0)
-        end_s = self._shares.of(model_id) + own_s
-        others_s = sum(
-            # The last of its batches may begin just before its share is used up.
-            min(seconds, max(end_s - self._shares.had_s(other), 0.0) + batch_s[other])
-            for other, seconds in queued_s.items()
-        )
-        return self._remaining_s(now_s) + own_s + others_s
+            of_models[key.model_id] += seconds
+            longest_s = seconds / self._num_batches(key, queue)
+            batch_s[key.model_id] = max(batch_s[key.model_id], longest_s)
+            if key.model_id == model_id:
+                each_s = seconds / len(queue)
+                for name, count in Counter(one.party for one in queue).items():
+                    of_parties[name] += count * each_s
+                    image_s[name] = max(image_s[name], each_s)
+        parties = self._parties.get(model_id, FairShares())
+        of_models[model_id] = parties.turn_s(party, of_parties, image_s)
+        return self._remaining_s(now_s) + self._shares.turn_s(model_id, of_models, batch_s)
 
     def image_s(self, model_id: str, now_s: float) -> float:
         """What an image of the model takes on average; 0 where that is not known, or not lately."""
@@ -209,22 +229,41 @@ class Scheduler(Generic[S, R]):
         return cost.seconds_per_image if cost.is_known(now_s) else 0.0
 
     def _choose(self, due: Sequence[_Plan]) -> _Plan:
-        """The most urgent of those whose models are not ahead of others by a batch."""
-        had_s = {plan.key.model_id: self._shares.had_s(plan.key.model_id) for plan in due}
-        least_s = min(had_s.values())
-        ahead_s = max(plan.seconds for plan in due)
-        return max(
-            (
-                plan
-                for plan in due
-                if had_s[plan.key.model_id] <= least_s
-                or had_s[plan.key.model_id] < least_s + ahead_s
-            ),
-            key=lambda plan: plan.urgency_s,
+        """The most urgent of those whose models, and parties within them, are not ahead."""
+        by_model: dict[str, list[_Plan]] = {}
+        for plan in _not_ahead(due, lambda plan: self._shares.had_s(plan.key.model_id)):
+            by_model.setdefault(plan.key.model_id, []).append(plan)
+        candidates = [
+            plan for plans in by_model.values() for plan in _not_ahead(plans, self._party_had_s)
+        ]
+        return max(candidates, key=lambda plan: plan.urgency_s)
+
+    def _party_had_s(self, plan: _Plan) -> float:
+        """What the party of the plan's first ticket has had of the model."""
+        return self._parties[plan.key.model_id].had_s(plan.tickets[0].party)
+
+    def _waits(self, model_id: str, party: str | None = None) -> bool:
+        """Whether the model, or a party of it, has tickets."""
+        return any(
+            key.model_id == model_id
+            and (party is None or any(ticket.party == party for ticket in queue))
+            for key, queue in self._queues.items()
         )
 
-    def _waits(self, model_id: str) -> bool:
-        return any(key.model_id == model_id for key in self._queues)
+    def _in_turn(self, key: BatchKey) -> Sequence[Ticket[S, R]]:
+        """A queue's tickets, each party's oldest first, in the order that their shares make."""
+        queue = self._queues[key]
+        if len({ticket.party for ticket in queue}) == 1:
+            return queue
+        parties = self._parties[key.model_id]
+        each_s = max(self._queue_s(key, queue) / len(queue), MIN_IMAGE_S)
+        begins_s = {ticket.party: parties.had_s(ticket.party) for ticket in queue}
+        turns_s = []
+        for ticket in queue:
+            turns_s.append(begins_s[ticket.party])
+            begins_s[ticket.party] += each_s
+        order = sorted(range(len(queue)), key=turns_s.__getitem__)
+        return [queue[index] for index in order]
 
     def _remaining_s(self, now_s: float) -> float:
         """What is left of the batch that runs."""
@@ -250,12 +289,12 @@ class Scheduler(Generic[S, R]):
                     if not ticket.result.cancelled():
                         kept.append(ticket)
                 else:
-                    refuse(ticket, waited_in_vain(self.turn_s(key.model_id, now_s)))
+                    refuse(ticket, waited_in_vain(self.turn_s(key.model_id, ticket.party, now_s)))
             self._keep(key, kept)
 
     def _plan(self, key: BatchKey, now_s: float) -> _Plan:
-        """As many as the budget, the growth limit and the deadlines allow, from the oldest on."""
-        queue = self._queues[key]
+        """As many as the budget, the growth limit and the deadlines allow, in their turn."""
+        queue = self._in_turn(key)
         size = min(self._growth.next_size(key), self._memory.limit(key))
         num_images, obstacle = 1, None
         while num_images < min(size, len(queue)) and obstacle is None:
@@ -266,12 +305,13 @@ class Scheduler(Generic[S, R]):
         due_s = now_s
         if obstacle is None and num_images < size:
             first_deadline_s = min(ticket.deadline_s for ticket in tickets)
-            due_s = min(queue[0].queued_s + self._max_delay_s, first_deadline_s - seconds)
+            oldest_s = min(ticket.queued_s for ticket in tickets)
+            due_s = min(oldest_s + self._max_delay_s, first_deadline_s - seconds)
         trigger = obstacle or (Trigger.IDLE if num_images == len(queue) else Trigger.FULL)
         # The oldest goes first. A batch may overtake it by as long as going together saves.
         saved_s = self._seconds(key, tickets, num_images) - seconds
         urgency_s = now_s - queue[0].queued_s + saved_s
-        return _Plan(key, num_images, trigger, due_s, urgency_s, seconds)
+        return _Plan(key, tickets, trigger, due_s, urgency_s, seconds)
 
     def _obstacle(
         self, key: BatchKey, tickets: Sequence[Ticket[S, R]], now_s: float
@@ -288,13 +328,9 @@ class Scheduler(Generic[S, R]):
 
     def _take(self, plan: _Plan, now_s: float) -> Batch[S, R]:
         """The planned batch, less what was cancelled by now; from here on nothing can be."""
-        queue = self._queues[plan.key]
-        self._keep(plan.key, queue[plan.num_images :])
-        taken = [
-            ticket
-            for ticket in queue[: plan.num_images]
-            if ticket.result.set_running_or_notify_cancel()
-        ]
+        planned = set(plan.tickets)
+        self._keep(plan.key, [one for one in self._queues[plan.key] if one not in planned])
+        taken = [one for one in plan.tickets if one.result.set_running_or_notify_cancel()]
         for ticket in taken:
             ticket.started_s = now_s
         return Batch(plan.key, taken, plan.trigger, now_s)
@@ -322,3 +358,16 @@ class Scheduler(Generic[S, R]):
 
     def _cost_of(self, model_id: str) -> CostModel:
         return self._costs.setdefault(model_id, CostModel())
+
+
+def _not_ahead(plans: Sequence[_Plan], had_s: Callable[[_Plan], float]) -> Sequence[_Plan]:
+    """Those that had no more than the one with the least, or not by a batch."""
+    least_s = min(map(had_s, plans))
+    ahead_s = max(plan.seconds for plan in plans)
+    return [plan for plan in plans if had_s(plan) <= least_s or had_s(plan) < least_s + ahead_s]
+
+
+def _by_party(batch: Batch[Any, Any], seconds: float) -> Iterator[tuple[str, float]]:
+    """What of a batch's time each party's tickets took."""
+    for party, count in Counter(ticket.party for ticket in batch.tickets).items():
+        yield party, seconds * count / len(batch.tickets)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
 
+from service.batching.party import NOBODY
 from service.datatypes import SizeHW
 
 S = TypeVar("S")
@@ -36,7 +37,8 @@ class Ticket(Generic[S, R]):
     """One sample in the queue; `result` is cancelled by whoever no longer wants it.
 
     `max_instances` bounds the instances of its answer; they are exactly that many where
-    `are_instances_given`. Times are those of the monotonic clock.
+    `are_instances_given`. `party` is whose it is: parties share evenly. Times are those of the
+    monotonic clock.
     """
 
     key: BatchKey
@@ -45,6 +47,7 @@ class Ticket(Generic[S, R]):
     queued_s: float
     max_instances: int = 1
     are_instances_given: bool = False
+    party: str = NOBODY
     result: Future[R] = field(default_factory=Future)
     started_s: float | None = None
 

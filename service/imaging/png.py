@@ -68,8 +68,10 @@ def _plain_parts(data: memoryview) -> tuple[Part, list[Part], int]:
     run: list[Part] = []
     orientation = 1
     position = len(_SIGNATURE)
+    has_ended = False
     for _ in range(_MAX_CHUNKS):
-        if position + 8 > len(data):
+        # What comes behind the end is no part of the picture, however much it is.
+        if has_ended or position + 8 > len(data):
             if not header:
                 raise UndecodableImage("The PNG image is damaged or cut short.")
             return header, [*parts, *_as_one(run)], orientation
@@ -83,6 +85,7 @@ def _plain_parts(data: memoryview) -> tuple[Part, list[Part], int]:
         elif kind in {_PALETTE, _END}:
             parts += (*_as_one(run), chunk)
             run = []
+            has_ended = kind == _END
         elif kind == b"CgBI":
             raise UndecodableImage("PNG as Apple's tools store it in apps is not read; undo that.")
         elif kind == b"eXIf":

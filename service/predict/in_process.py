@@ -74,8 +74,8 @@ async def describing(
         has_atlas=question.atlas is not None,
     )
     own = {"preload": (), "max_queue": max(settings.max_queue, num_in_flight(settings))}
-    engine = build_engine(settings.model_copy(update=own), models, cards, metrics)
     threads = build_threads(metrics)
+    engine = build_engine(settings.model_copy(update=own), models, cards, metrics, threads)
     try:
         async with engine.lifespan(None):
             describer = _Describer(engine.queue(), plan, question.atlas, threads, settings)

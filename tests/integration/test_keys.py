@@ -15,6 +15,7 @@ from service.api.keys import parse_keys
 from service.assembly import assemble
 from service.errors import InvalidSetting
 from service.logs import JsonFormatter
+from service.metrics import Metrics
 from service.settings import Settings
 from tests.integration.conftest import picture
 from tests.integration.test_connections import HEAD, answer_on, listening
@@ -209,4 +210,4 @@ def test_a_file_of_keys_that_cannot_be_used_is_an_invalid_setting(tmp_path, text
     settings = Settings(api_keys_file=path, default_model="demo")
     cards = load_catalogue()
     with pytest.raises(InvalidSetting, match="DENSEPOSE_API_KEYS_FILE"):
-        assemble(settings, StandIn(), lambda: cards, lambda _: None, {})
+        assemble(settings, StandIn(), lambda: cards, lambda _: None, Metrics({}))

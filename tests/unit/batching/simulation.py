@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from service.batching.isolation import run_isolated
+from service.batching.party import NOBODY
 from service.batching.scheduler import Budget, Scheduler
 from service.batching.ticket import Batch, BatchKey, Ticket, resolve
 
@@ -44,6 +45,7 @@ class Simulation:
         timeout_s: float = FAR_S,
         max_instances: int = 1,
         are_instances_given: bool = False,
+        party: str = NOBODY,
     ) -> Ticket[int, str]:
         self.num_samples += 1
         ticket = Ticket[int, str](
@@ -53,6 +55,7 @@ class Simulation:
             self.now_s,
             max_instances,
             are_instances_given,
+            party,
         )
         self.scheduler.submit(ticket, self.now_s)
         return ticket

@@ -8,6 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from service.batching.fairness import FairShares
+from service.batching.party import NOBODY
 from service.batching.scheduler import Scheduler
 from service.batching.ticket import Batch
 from service.errors import Overloaded
@@ -137,7 +138,7 @@ def test_the_wait_of_a_model_is_estimated_by_its_fair_share() -> None:
         simulation.submit("hot")
     for _ in range(80):
         simulation.submit("cold")  # 10 batches of 50 ms
-    expected_s = simulation.scheduler.turn_s("cold", simulation.now_s)
+    expected_s = simulation.scheduler.turn_s("cold", NOBODY, simulation.now_s)
     begin_s = simulation.now_s
     last = simulation.num_samples
     while not any(ticket.sample == last for ticket in simulation.log[-1].tickets):
@@ -196,4 +197,127 @@ def test_models_that_always_have_work_differ_by_no_more_than_their_batches(
         simulation.learn(model)
     seconds = saturate(simulation, queue, 3.0)
     largest_s = max(0.010 + IMAGE_S[model] * max_images for model in queue)
+    assert max(seconds.values()) - min(seconds.values()) <= 3 * largest_s
+
+
+def party_s(simulation: Simulation, first: int) -> Counter[str]:
+    """The device seconds of each party, by its part of each batch."""
+    seconds = Counter[str]()
+    for batch in simulation.log[first:]:
+        for ticket in batch.tickets:
+            seconds[ticket.party] += seconds_of(batch) / len(batch.tickets)  # type: ignore[assignment]
+    return seconds
+
+
+def saturate_parties(
+    simulation: Simulation, queue: dict[tuple[str, str, tuple[int, int]], int], seconds: float
+) -> Counter[str]:
+    """Each party always has so many tickets of a model and size waiting; what each gets."""
+    first, end_s = len(simulation.log), simulation.now_s + seconds
+    waiting = Counter[tuple[str, str, tuple[int, int]]]()
+    while simulation.now_s < end_s:
+        for (party, model, size_hw), size in queue.items():
+            for _ in range(size - waiting[party, model, size_hw]):
+                simulation.submit(model, size_hw, party=party)
+                waiting[party, model, size_hw] += 1
+        batch = simulation.step()
+        assert batch is not None
+        for ticket in batch.tickets:
+            waiting[ticket.party, batch.key.model_id, batch.key.size_hw] -= 1
+    simulation.scheduler.refuse_waiting(Overloaded("over"))
+    return party_s(simulation, first)
+
+
+def test_a_party_that_floods_and_one_that_does_not_get_the_same_device_time() -> None:
+    simulation = simulate("hot")
+    queue = {("flood", "hot", SMALL): 60, ("bob", "hot", SMALL): 8}
+    seconds = saturate_parties(simulation, queue, 5.0)
+    assert seconds["bob"] / seconds["flood"] == pytest.approx(1.0, abs=0.05)
+
+
+def test_parties_share_a_model_whatever_sizes_they_ask_for() -> None:
+    simulation = simulate("hot")
+    simulation.learn("hot", LARGE)
+    queue = {("flood", "hot", SMALL): 40, ("bob", "hot", LARGE): 8, ("flood", "hot", LARGE): 40}
+    seconds = saturate_parties(simulation, queue, 5.0)
+    assert seconds["bob"] / seconds["flood"] == pytest.approx(1.0, abs=0.1)
+
+
+def test_parties_share_within_what_their_model_has() -> None:
+    simulation = simulate("hot", "cold")
+    queue = {("flood", "hot", SMALL): 40, ("bob", "hot", SMALL): 8, ("carol", "cold", SMALL): 16}
+    seconds = saturate_parties(simulation, queue, 5.0)
+    assert seconds["carol"] / seconds.total() == pytest.approx(0.5, abs=0.03)
+    assert seconds["bob"] / seconds["flood"] == pytest.approx(1.0, abs=0.05)
+
+
+def test_parties_take_turns_though_no_cost_is_known() -> None:
+    simulation = Simulation(Scheduler(budget(max_images=1)))
+    flood = [simulation.submit(party="flood") for _ in range(8)]
+    bob = simulation.submit(party="bob")
+    order = [batch.tickets[0] for batch in simulation.run_all()]
+    assert order.index(bob) <= 1
+    assert [ticket for ticket in order if ticket is not bob] == flood
+
+
+def test_a_batch_has_tickets_of_all_parties_and_each_party_s_oldest_first() -> None:
+    simulation = simulate("hot")
+    flood = [simulation.submit("hot", party="flood") for _ in range(40)]
+    bob = [simulation.submit("hot", party="bob") for _ in range(4)]
+    batch = simulation.step()
+    assert batch is not None
+    assert len(batch.tickets) == 8
+    assert [ticket for ticket in batch.tickets if ticket.party == "bob"] == bob
+    assert [ticket for ticket in batch.tickets if ticket.party == "flood"] == flood[:4]
+
+
+def test_a_flood_refuses_no_request_of_another_party_that_would_be_served_in_time() -> None:
+    simulation = simulate("hot")
+    for _ in range(400):
+        simulation.submit("hot", party="flood")  # 50 batches of 50 ms
+    with pytest.raises(Overloaded):
+        simulation.submit("hot", timeout_s=0.5, party="flood")
+    ticket = simulation.submit("hot", timeout_s=0.5, party="bob")
+    while ticket.started_s is None:
+        simulation.step()
+    assert simulation.now_s < ticket.deadline_s
+    assert ticket.result.result(0)
+
+
+def test_the_wait_of_a_party_is_estimated_by_its_fair_share() -> None:
+    simulation = simulate("hot")
+    for _ in range(400):
+        simulation.submit("hot", party="flood")
+    for _ in range(80):
+        simulation.submit("hot", party="bob")
+    expected_s = simulation.scheduler.turn_s("hot", "bob", simulation.now_s)
+    begin_s, last = simulation.now_s, simulation.num_samples
+    while not any(ticket.sample == last for ticket in simulation.log[-1].tickets):
+        simulation.step()
+    assert simulation.now_s - begin_s == pytest.approx(expected_s, rel=0.1)
+    assert simulation.scheduler.wait_s(begin_s) < 2 * expected_s
+
+
+@hypothesis_settings(max_examples=20, deadline=None)
+@given(
+    queue=st.dictionaries(
+        st.tuples(
+            st.sampled_from(["flood", "bob", "carol", ""]),
+            st.just("hot"),
+            st.sampled_from([SMALL, LARGE]),
+        ),
+        st.integers(16, 40),
+        min_size=2,
+        max_size=6,
+    ),
+    max_images=st.sampled_from([1, 4, 8]),
+)
+def test_parties_that_always_have_work_differ_by_no_more_than_their_batches(
+    queue: dict[tuple[str, str, tuple[int, int]], int], max_images: int
+) -> None:
+    simulation = Simulation(Scheduler(budget(max_images=max_images)), seconds_of=seconds_of)
+    for size_hw in (SMALL, LARGE):
+        simulation.learn("hot", size_hw)
+    seconds = saturate_parties(simulation, queue, 2.0)
+    largest_s = 0.010 + IMAGE_S["hot"] * max_images
     assert max(seconds.values()) - min(seconds.values()) <= 3 * largest_s

@@ -1,5 +1,6 @@
 import struct
 import zlib
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -87,3 +88,11 @@ def test_a_png_of_apple_s_tools_is_named(photo, save):
     data = save(photo, "PNG")
     with pytest.raises(UndecodableImage, match="Apple's tools"):
         decode_image(SIGNATURE + chunk(b"CgBI", bytes(4)) + data[8:], max_pixels=10_000)
+
+
+def test_what_comes_behind_the_end_of_a_picture_is_not_looked_at():
+    file = BytesIO()
+    Image.new("RGB", (3, 2), (10, 20, 30)).save(file, "PNG")
+    # As many chunks without anything in them as no picture may have.
+    image = decode_image(file.getvalue() + bytes(500_000), max_pixels=6)
+    assert image.pixels_HW3[0, 0].tolist() == [30, 20, 10]
