@@ -1,17 +1,24 @@
 """Sends a real server what nobody means well with, and looks what becomes of the others.
 
-    python -m load_tests.hostile [--requests 100000] [--rate 100] [--seed 1]
+    python -m load_tests.hostile [--requests 100000] [--rate 100] [--seed 1] [--costly]
 
 The server runs the model `demo`. Damaged pictures, forms and JSON, HTTP that is none, connections
 that are left, fed drop by drop, or never read; and beside them one good request after the other.
 It ends with 1 if there was an answer of 500, no answer, an answer in another form than ours, a good
 request that failed, or if memory grew by more than 5 % since the first tenth of the requests.
+
+With --costly every request means to cost as much memory and time as can be had for its few bytes, to
+decode a picture or to write an answer; slow ones ask for large answers and never read them. At 6 GiB
+the server is ended, as a container would be, which it must not reach. A good request that is turned
+away comes again, as `Retry-After` says, and must be answered within a minute.
 """
 
 import argparse
 import asyncio
+import os
 import random
 import re
+import signal
 import statistics
 import sys
 import tempfile
@@ -24,7 +31,9 @@ from pathlib import Path
 
 import uvloop
 
+from load_tests.hostile_costs import costly_request, unread_request
 from load_tests.hostile_inputs import hostile_request, largest_pictures, pictures, request
+from load_tests.memory import container_bytes
 from load_tests.server import HOST, running_server
 
 # Longer than the server gives anybody.
@@ -46,6 +55,13 @@ SLOW_MANNERS = (
     (b"", b""),
     (LARGE_ANSWER * 4, LARGE_ANSWER),
 )
+# As docker-compose.yml has it; of the server and of the processes that it has started.
+MAX_CONTAINER_BYTES = 6 * 2**30
+CONTAINER_PERIOD_S = 0.05
+PATIENCE_S = 60.0
+# So long is an answer left where it is.
+UNREAD_S = 30.0
+BUSY = (b" 429 ", b" 503 ")
 # What a line of the server's log has that tells of a defect.
 TRACE = "Traceback"
 SETTINGS = {
@@ -66,6 +82,7 @@ class Record:
     good_s: list[float] = field(default_factory=list)
     resident_mib: list[int] = field(default_factory=list)
     num_sent: int = 0
+    most_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,6 +94,7 @@ class Run:
     num_requests: int
     rate: float
     seed: int
+    is_costly: bool = False
     record: Record = field(default_factory=Record)
 
     async def attack(self) -> None:
@@ -84,7 +102,8 @@ class Run:
         numbers = count()
         begun_s = time.monotonic()
         slow = [asyncio.create_task(self._be_slow(index)) for index in range(NUM_SLOW)]
-        beside = [asyncio.create_task(work) for work in (self._be_good(), self._watch_memory())]
+        works = (self._be_good(), self._watch_memory(), self._contain())
+        beside = [asyncio.create_task(work) for work in works]
         workers = [self._send_on(numbers, begun_s) for _ in range(NUM_WORKERS)]
         await asyncio.gather(*workers)
         for task in (*slow, *beside):
@@ -103,6 +122,17 @@ class Run:
             await asyncio.sleep(0.3)
         return statistics.median(readings)
 
+    async def _contain(self) -> None:
+        """Ends the server where its container would."""
+        while True:
+            num_bytes = container_bytes(self.pid)
+            self.record.most_bytes = max(self.record.most_bytes, num_bytes)
+            if num_bytes > MAX_CONTAINER_BYTES:
+                os.kill(self.pid, signal.SIGKILL)
+                self.record.defects.append(f"it took {num_bytes / 2**20:.0f} MiB, and was ended")
+                return
+            await asyncio.sleep(CONTAINER_PERIOD_S)
+
     async def _watch_memory(self) -> None:
         while True:
             self.record.resident_mib.append(round(_resident_bytes(self.pid) / 2**20))
@@ -114,7 +144,7 @@ class Run:
                 return
             await asyncio.sleep(begun_s + number / self.rate - time.monotonic())
             random_ = random.Random(f"{self.seed}/{number}")
-            data = hostile_request(random_)
+            data = costly_request(random_) if self.is_costly else hostile_request(random_)
             try:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
                     await self._send(data, number, random_.random())
@@ -167,14 +197,18 @@ class Run:
             reader, writer = await asyncio.open_connection(HOST, self.port)
             try:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                    await _feed(reader, writer, begin, drop)
+                    if self.is_costly:
+                        writer.write(unread_request())
+                        await asyncio.sleep(UNREAD_S)
+                    else:
+                        await _feed(reader, writer, begin, drop)
             except TimeoutError:
                 self.record.defects.append(f"a slow connection was not cut off: {begin[:30]!r}")
             except OSError:
                 pass
             finally:
                 await _close(writer)
-            self.record.outcomes["slow, cut off"] += 1
+            self.record.outcomes["not read" if self.is_costly else "slow, cut off"] += 1
 
     async def _be_good(self) -> None:
         while True:
@@ -183,10 +217,16 @@ class Run:
 
     async def _ask_good(self) -> float:
         begun_s = time.monotonic()
-        try:
-            head = await self._ask(request(pictures()[17], query="outputs=labels"))
-        except (OSError, asyncio.IncompleteReadError) as error:
-            head = repr(error).encode()
+        while True:
+            try:
+                head = await self._ask(request(pictures()[17], query="outputs=labels"))
+            except (OSError, asyncio.IncompleteReadError) as error:
+                head = repr(error).encode()
+            is_busy = any(status in head[:20] for status in BUSY)
+            if not (self.is_costly and is_busy and time.monotonic() < begun_s + PATIENCE_S):
+                break
+            self.record.outcomes["a good one asks again"] += 1
+            await asyncio.sleep(_retry_after_s(head))
         if b" 200 " not in head[:20]:
             self.record.defects.append(f"a good request failed: {head[:60]!r}")
         return time.monotonic() - begun_s
@@ -201,6 +241,11 @@ class Run:
             return head
         finally:
             await _close(writer)
+
+
+def _retry_after_s(head: bytes) -> float:
+    told = re.search(rb"retry-after: (\d+)", head)
+    return float(told[1]) if told else 1.0
 
 
 def _resident_bytes(pid: int) -> int:
@@ -238,7 +283,8 @@ async def attack(run: Run) -> list[str]:
     await run.ask_quietly()
     quiet_s = await run.ask_quietly()
     tenth = Run(
-        run.port, run.pid, max(run.num_requests // 10, 1), run.rate, run.seed + 1, run.record
+        *(run.port, run.pid, max(run.num_requests // 10, 1), run.rate, run.seed + 1),
+        *(run.is_costly, run.record),
     )
     begun_s = time.monotonic()
     await tenth.attack()
@@ -253,8 +299,9 @@ async def attack(run: Run) -> list[str]:
     print(f"median {slowdown:.2f} times the quiet one (at most {MAX_SLOWDOWN:g})")
     growth = after / before - 1
     print(f"memory: {before / 2**20:.0f} MiB, then {after / 2**20:.0f} MiB, {growth:+.1%}")
-    print(f"on the way: {record.resident_mib}")
-    if after > MAX_GROWTH * before:
+    print(f"on the way: {record.resident_mib}; at most {record.most_bytes / 2**20:.0f} MiB")
+    # How much is under way at the end is chance where every request means to take much.
+    if after > MAX_GROWTH * before and not run.is_costly:
         defects.append("memory grew")
     return defects
 
@@ -273,6 +320,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--rate", type=float, default=100.0, help="requests per second, at most")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--costly", action="store_true", help="see above")
     chosen = parser.parse_args()
     # To make them takes so long that connections would be silent for it, and be closed.
     pictures(), largest_pictures()
@@ -280,7 +328,14 @@ def main() -> int:
         log = Path(folder) / "server.log"
         settings = SETTINGS | {"MODEL_STORE": folder}
         with running_server(settings, log) as server:
-            run = Run(server.port, server.process.pid, chosen.requests, chosen.rate, chosen.seed)
+            run = Run(
+                server.port,
+                server.process.pid,
+                chosen.requests,
+                chosen.rate,
+                chosen.seed,
+                chosen.costly,
+            )
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 defects = runner.run(attack(run))
         defects += [line for line in log.read_text(errors="replace").splitlines() if TRACE in line]
