@@ -7,10 +7,10 @@ that are left, fed drop by drop, or never read; and beside them one good request
 It ends with 1 if there was an answer of 500, no answer, an answer in another form than ours, a good
 request that failed, or if memory grew by more than 5 % since the first tenth of the requests.
 
-With --costly every request means to cost as much memory and time as can be had for its few bytes, to
-decode a picture or to write an answer; slow ones ask for large answers and never read them. At 6 GiB
-the server is ended, as a container would be, which it must not reach. A good request that is turned
-away comes again, as `Retry-After` says, and must be answered within a minute.
+With --costly every request means to cost as much memory and time as can be had for its few bytes,
+to decode a picture or to write an answer; slow ones ask for large answers and never read them. The
+server must stay below 6 GiB, where a container would end it. A good request that is turned away
+comes again, as `Retry-After` says, and must be answered within a minute.
 """
 
 import argparse
