@@ -107,17 +107,15 @@ def densepose_responses() -> dict[int | str, dict[str, Any]]:
 
 def densepose_operation() -> dict[str, Any]:
     """The parameters and the bodies of a request about an image."""
-    in_json = _definitions(Parameters, "validation")["Parameters"]["properties"]
+    properties = _definitions(Parameters, "validation")["Parameters"]["properties"]
+    in_json = {name: _with_example_in_words(schema) for name, schema in properties.items()}
     in_text = {name: _text_form(schema) for name, schema in in_json.items()}
     parameters = [
         {
             "name": name,
             "in": "query",
             "description": schema["description"],
-            "example": schema["examples"][0],
-            "schema": {
-                key: schema[key] for key in schema if key not in {"description", "examples"}
-            },
+            "schema": {key: schema[key] for key in schema if key != "description"},
         }
         for name, schema in in_text.items()
     ]
@@ -156,6 +154,17 @@ def _definitions(
             if field.get("default", ...) is None:
                 del field["default"]
     return definitions
+
+
+def _with_example_in_words(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with its example in the description.
+
+    The page /docs would fill an example in, and so send all of them, which make no sense together.
+    """
+    (example,) = schema["examples"]
+    described = f"{schema['description']} Example: `{example}`."
+    kept = {key: value for key, value in schema.items() if key != "examples"}
+    return kept | {"description": described}
 
 
 def _text_form(schema: dict[str, Any]) -> dict[str, Any]:

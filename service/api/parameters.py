@@ -1,6 +1,6 @@
 """Everything that a client can say about an image, wherever it says it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -28,6 +28,8 @@ from service.api.values import (
 from service.errors import InvalidParameter
 
 MAX_SHOWN_ERRORS = 3
+# Those that take several values as a comma list.
+LISTS = frozenset({"outputs", "classes", "parts"})
 
 
 class Parameters(BaseModel):
@@ -159,14 +161,14 @@ class Parameters(BaseModel):
         ),
     ] = "later-on-top"
     people: Annotated[
-        People | Absent,
+        People,
         Field(
             description="Who is in the render: `all`, `best`, `largest`, or an instance by its "
-            "index. Left out: the preset's.",
-            examples=["all"],
+            "index.",
+            examples=["best"],
         ),
         BeforeValidator(PERSON, json_schema_input_type=People),
-    ] = None
+    ] = "all"
     size: Annotated[
         tuple[int, int] | Absent,
         Field(
@@ -189,23 +191,44 @@ class Parameters(BaseModel):
         ),
     ] = None
 
+    def has(self, name: str) -> bool:
+        """Whether the parameter was given another value than its default."""
+        default: Any = type(self).model_fields[name].default
+        return name in self.model_fields_set and getattr(self, name) != default
+
 
 def check_parameters(given: Iterable[tuple[str, Any]]) -> Parameters:
     """The parameters, from pairs of name and value; text where they come from a query or a form.
 
     Raises:
-        InvalidParameter: one is unknown, given twice, or no value that it can take.
+        InvalidParameter: one is unknown, given twice with different values, or no value that it
+            can take.
     """
     values: dict[str, Any] = {}
+    # Generated clients send what they send in the query in the body as well.
+    repeated: list[tuple[str, Any]] = []
     for name, value in given:
         if name not in Parameters.model_fields:
             known = ", ".join(Parameters.model_fields)
             raise InvalidParameter(f"There is no parameter {name!a:.80}; there are {known}.")
-        if name in values:
-            raise InvalidParameter(f"{name!a} is given twice.")
         if value is None:
             raise InvalidParameter(f"{name!a} is null: leave it out, or give it a value.")
-        values[name] = value
+        if name in values:
+            repeated.append((name, value))
+        values.setdefault(name, value)
+    parameters = _validate(values)
+    for name, value in repeated:
+        if getattr(_validate({name: value}), name) != getattr(parameters, name):
+            raise InvalidParameter(
+                f"{name} is given twice, with different values: give one, and several values as a "
+                f"comma list ({name}=a,b)."
+                if name in LISTS
+                else f"{name} is given twice, with different values: give one."
+            )
+    return parameters
+
+
+def _validate(values: Mapping[str, Any]) -> Parameters:
     try:
         return Parameters.model_validate(values)
     except ValidationError as error:

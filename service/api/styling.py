@@ -50,14 +50,14 @@ def style_with(preset: Preset, parameters: Parameters, *, has_atlas: bool = Fals
         alpha=_first(parameters.alpha, preset.alpha, 1.0),
         background=background,
         is_best_on_top=parameters.paint == "best-on-top",
-        people="all" if parameters.people is None else parameters.people,
+        people=parameters.people,
         size_wh=parameters.size,
         image_id=parameters.image_id,
     )
 
 
 def _refinements(parameters: Parameters, *, has_atlas: bool) -> list[str]:
-    given = sorted(REFINEMENTS & parameters.model_fields_set)
+    given = sorted(name for name in REFINEMENTS if parameters.has(name))
     return [*given, "atlas"] if has_atlas else given
 
 

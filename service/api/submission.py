@@ -1,6 +1,5 @@
 """A request's body, in any of its forms, to the image's bytes and the parameters beside it."""
 
-import binascii
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,12 @@ from service.errors import InvalidParameter, MalformedRequest, UnsupportedMediaT
 MAX_FIELD_BYTES = 64 * 1024
 # With others, a carriage return for one, a body can take the parser seconds. RFC 2046, 5.1.1
 BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
+# What browsers put before base64. RFC 2397; the media type is for the bytes to tell.
+DATA_URL = re.compile(r"\s*data:[^,]*;base64", re.IGNORECASE)
+MAX_DATA_URL_HEAD = 256
+# RFC 4648, section 5, to section 4.
+STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
+WHITE_SPACE = b" \t\r\n\f\v"
 NO_IMAGE = "There is no image in the body: "
 
 
@@ -89,12 +94,25 @@ def _parse_json(body: bytearray) -> Submission:
 def _decode_base64(name: str, text: Any) -> bytes:
     if not isinstance(text, str):
         raise MalformedRequest(f"The field '{name}' should be a picture in base64.")
-    if text.startswith("data:"):
-        raise MalformedRequest(f"The field '{name}' should be base64 alone, without 'data:...,'.")
     try:
-        return pybase64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+        return decode_base64(text)
+    except ValueError:
         raise MalformedRequest(f"The field '{name}' is not valid base64.") from None
+
+
+def decode_base64(text: str) -> bytes:
+    """The bytes in base64 of either alphabet, as people send it.
+
+    It may have white space anywhere, no padding, and `data:...;base64,` before it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    head, comma, tail = text[:MAX_DATA_URL_HEAD].partition(",")
+    if comma and DATA_URL.fullmatch(head):
+        text = tail + text[MAX_DATA_URL_HEAD:]
+    letters = text.encode("ascii").translate(STANDARD_ALPHABET, WHITE_SPACE).rstrip(b"=")
+    return pybase64.b64decode(letters + b"=" * (-len(letters) % 4), validate=True)
 
 
 def _parse_multipart(body: bytearray, boundary: bytes) -> Submission:
@@ -104,10 +122,13 @@ def _parse_multipart(body: bytearray, boundary: bytes) -> Submission:
         if part.name in {"image", "atlas"}:
             if part.name in files:
                 raise InvalidParameter(f"'{part.name}' is given twice.")
-            files[part.name] = part.data
+            # A form's choice of a file that nobody has made.
+            if part.data or part.name == "image":
+                files[part.name] = part.data
         elif len(part.data) > MAX_FIELD_BYTES:
             raise MalformedRequest(f"The part {part.name!a:.80} is too long.")
-        else:
+        elif part.data:
+            # A field that nobody has filled in comes empty.
             parameters.append((part.name, str(part.data, "utf-8", "replace")))
     image = files.get("image")
     if not image:

@@ -113,7 +113,7 @@ BAD_REQUESTS = [
     ("undecodable_image", {"content": picture()[:-30]}),
     ("undecodable_image", {"content": picture(file_format="JPEG")[:-200]}),
     ("invalid_parameter", {"params": {"colour": "red"}}),
-    ("invalid_parameter", {"params": [("model", "demo"), ("model", "demo")]}),
+    ("invalid_parameter", {"params": [("model", "demo"), ("model", "other")]}),
     ("invalid_parameter", {"params": {"min_score": "nan"}}),
     ("invalid_parameter", {"params": {"max_instances": "101"}}),
     ("invalid_parameter", {"params": {"boxes": "[[0,0,1,1e999]]"}}),
@@ -127,7 +127,7 @@ BAD_REQUESTS = [
         {
             "content": in_json(model="demo"),
             "content_type": "application/json",
-            "params": {"model": "demo"},
+            "params": {"model": "other"},
         },
     ),
     (

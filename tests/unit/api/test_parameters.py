@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from service.api.parameters import check_parameters
+from service.api.parameters import Parameters, check_parameters
 from service.errors import InvalidParameter
 
 
@@ -154,6 +154,29 @@ def test_an_unknown_parameter_is_refused_with_those_that_there_are(name):
     assert json.loads(json.dumps(str(caught.value))).isascii()
 
 
-def test_a_parameter_that_is_given_twice_is_refused():
-    with pytest.raises(InvalidParameter, match="'model' is given twice"):
-        check_parameters([("model", "demo"), ("min_score", "0.5"), ("model", "demo")])
+def test_a_parameter_that_is_given_twice_with_different_values_is_refused():
+    with pytest.raises(InvalidParameter, match="model is given twice"):
+        check_parameters([("model", "demo"), ("min_score", "0.5"), ("model", "other")])
+    with pytest.raises(InvalidParameter, match="comma list"):
+        check_parameters([("outputs", "iuv"), ("outputs", "mask")])
+    with pytest.raises(InvalidParameter, match="min_score"):
+        check_parameters([("min_score", "0.5"), ("min_score", "half")])
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("model", "demo", "demo"),
+        ("min_score", "0.50", 0.5),
+        ("outputs", "iuv,mask", ["iuv", "mask"]),
+        ("boxes", "[[1, 2, 3, 4]]", [[1, 2, 3, 4]]),
+        ("size", "30x20", "30x20"),
+    ],
+)
+def test_a_parameter_may_be_given_twice_with_one_value(name, first, second):
+    assert check_parameters([(name, first), (name, second)]) == check_parameters([(name, first)])
+
+
+def test_what_has_its_default_was_not_asked_for():
+    given = check_parameters([("people", "all"), ("image_id", "0"), ("paint", "best-on-top")])
+    assert [name for name in Parameters.model_fields if given.has(name)] == ["paint"]

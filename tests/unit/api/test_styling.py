@@ -31,6 +31,16 @@ def test_a_refinement_without_a_render_is_refused(name):
         style(**{name: VALUES[name]})
 
 
+DEFAULTS = {"paint": "later-on-top", "people": "all", "image_id": 0}
+
+
+def test_a_default_needs_no_render_and_means_nothing_wrong_to_any():
+    assert style(**DEFAULTS) is None
+    for name in PRESETS:
+        alone = style(render=name, has_atlas=name == "texture")
+        assert style(render=name, has_atlas=name == "texture", **DEFAULTS) == alone
+
+
 def test_what_is_not_asked_for_is_the_preset_s():
     chosen = style(render="magicanimate")
     assert (chosen.palette, chosen.alpha, chosen.background) == (Palette.VIRIDIS, 1.0, "palette")
