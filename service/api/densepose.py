@@ -201,7 +201,7 @@ class DensePose:
             with record.timed("read"):
                 num_bytes = record.body_bytes or 0
                 submission = await _run_if_large(num_bytes, self._threads.decoders, parse)
-        parameters = check_parameters([*request.query_params.multi_items(), *submission.parameters])
+        parameters = check_parameters(request.query_params.multi_items(), submission.parameters)
         plan = plan_answer(
             parameters,
             self._backend.cards(),

@@ -120,7 +120,7 @@ def densepose_operation() -> dict[str, Any]:
         for name, schema in in_text.items()
     ]
     raw = {"schema": BINARY}
-    form = {"schema": _with_pictures(in_text, BINARY), "example": EXAMPLE_FORM}
+    form = {"schema": _with_pictures(_left_empty(in_text), BINARY), "example": EXAMPLE_FORM}
     base64 = {"type": "string", "format": "byte", "contentEncoding": "base64"}
     json = {"schema": _with_pictures(in_json, base64), "example": EXAMPLE_JSON}
     content = {
@@ -172,6 +172,17 @@ def _text_form(schema: dict[str, Any]) -> dict[str, Any]:
     if "anyOf" not in schema:
         return schema
     return {key: value for key, value in schema.items() if key != "anyOf"} | {"type": "string"}
+
+
+def _left_empty(properties: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a form, each empty until somebody fills it in, unless it has a default.
+
+    The page /docs would fill them in with values that it makes up.
+    """
+    return {
+        name: schema if "default" in schema else schema | {"examples": [""]}
+        for name, schema in properties.items()
+    }
 
 
 def _with_pictures(properties: dict[str, Any], picture: dict[str, Any]) -> dict[str, Any]:

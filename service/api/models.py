@@ -1,6 +1,8 @@
 """Which models there are, what they can do, and where they are."""
 
-from fastapi import APIRouter, Request
+from typing import Annotated, TypeAlias
+
+from fastapi import APIRouter, Path, Request
 
 from model_store.catalogue import ModelCard, find_model
 from model_store.errors import UnknownModel
@@ -12,6 +14,10 @@ from service.api.errors import PROBLEM_OF
 from service.api.schemas import ModelDescription, ModelList
 from service.errors import Forbidden, ForbiddenOrigin, Unauthorized
 
+Name: TypeAlias = Annotated[
+    str,
+    Path(description="A model's id or alias.", openapi_examples={"demo": {"value": "demo"}}),
+]
 # Where a model's id leads.
 OF_A_MODEL = {
     "show": {"operationId": "show_model", "parameters": {"name": "$response.body#/id"}},
@@ -45,7 +51,7 @@ def models_router(backend: Backend, default_model: str, access: Access) -> APIRo
 
     # An alias may have a slash in it; so what follows a name comes before a name alone.
     @router.post("/{name:path}/load", status_code=202, responses=admin_problems)
-    async def load_model(name: str, request: Request) -> ModelDescription:
+    async def load_model(name: Name, request: Request) -> ModelDescription:
         """Fetch and load a model; its state tells how far it is. Needs the admin key."""
         access.check_admin(request)
         card = find_model(backend.cards(), name)
@@ -53,7 +59,7 @@ def models_router(backend: Backend, default_model: str, access: Access) -> APIRo
         return _describe(card, backend.status_of(card))
 
     @router.post("/{name:path}/unload", status_code=202, responses=admin_problems)
-    async def unload_model(name: str, request: Request) -> ModelDescription:
+    async def unload_model(name: Name, request: Request) -> ModelDescription:
         """Free the memory that a model takes on the device. Needs the admin key."""
         access.check_admin(request)
         card = find_model(backend.cards(), name)
@@ -61,7 +67,7 @@ def models_router(backend: Backend, default_model: str, access: Access) -> APIRo
         return _describe(card, backend.status_of(card))
 
     @router.get("/{name:path}", responses=unknown)
-    async def show_model(name: str) -> ModelDescription:
+    async def show_model(name: Name) -> ModelDescription:
         """One model, by its id or an alias."""
         card = find_model(backend.cards(), name)
         return _describe(card, backend.status_of(card))

@@ -9,7 +9,6 @@ from pydantic_core import ErrorDetails
 from service.api.values import (
     COMMA_LIST,
     JSON_LIST,
-    NOT_BOOL,
     PERSON,
     SIZE,
     Absent,
@@ -18,18 +17,39 @@ from service.api.values import (
     ClassNames,
     Groupings,
     Name,
+    Number,
     OutputNames,
     PaletteName,
     People,
     Points,
     PresetName,
     SizeText,
+    Whole,
 )
 from service.errors import InvalidParameter
 
 MAX_SHOWN_ERRORS = 3
 # Those that take several values as a comma list.
 LISTS = frozenset({"outputs", "classes", "parts"})
+# What pydantic's errors are called here, where they are met.
+WORDS = {
+    "missing": "is missing",
+    "too_short": "should not be empty",
+    "too_long": "should have {max_length} items at most",
+    "tuple_type": "should be a list",
+    "int_type": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "int_parsing_size": "has too many digits",
+    "float_type": "should be a number",
+    "finite_number": "should be a finite number",
+    "greater_than_equal": "should be at least {ge}",
+    "less_than_equal": "should be at most {le}",
+    "string_type": "should be text",
+    "string_too_long": "should have {max_length} characters at most",
+    "string_unicode": "should be text in valid Unicode",
+    "literal_error": "should be {expected}",
+    "enum": "should be {expected}",
+}
 
 
 class Parameters(BaseModel):
@@ -42,17 +62,15 @@ class Parameters(BaseModel):
         Field(description="A model's id or alias, without regard to case.", examples=["demo"]),
     ] = None
     min_score: Annotated[
-        float,
+        Number,
         Field(ge=0, le=1, description="Instances that score less are left out.", examples=[0.5]),
-        NOT_BOOL,
     ] = 0.5
     max_instances: Annotated[
-        int,
+        Whole,
         Field(ge=1, le=100, description="The best-scoring instances are kept.", examples=[20]),
-        NOT_BOOL,
     ] = 20
     short_side: Annotated[
-        Annotated[int, Field(ge=128, le=1333), NOT_BOOL] | Absent,
+        Annotated[Whole, Field(ge=128, le=1333)] | Absent,
         Field(
             description="The image's short side as the network sees it; the long side may be "
             "1333/800 of it. Left out: the model's own.",
@@ -95,7 +113,7 @@ class Parameters(BaseModel):
         ),
     ] = None
     box_expand: Annotated[
-        float,
+        Number,
         Field(
             ge=0,
             le=2,
@@ -103,7 +121,6 @@ class Parameters(BaseModel):
             "their centres before they are described.",
             examples=[0.1],
         ),
-        NOT_BOOL,
     ] = 0.0
     layout: Annotated[
         Literal["instance", "image"],
@@ -142,7 +159,7 @@ class Parameters(BaseModel):
         Field(description="The render's colours. Left out: the preset's.", examples=["parula"]),
     ] = None
     alpha: Annotated[
-        Annotated[float, Field(ge=0, le=1), NOT_BOOL] | Absent,
+        Annotated[Number, Field(ge=0, le=1)] | Absent,
         Field(description="How opaque the render's colours are.", examples=[0.7]),
     ] = None
     background: Annotated[
@@ -179,12 +196,11 @@ class Parameters(BaseModel):
         BeforeValidator(SIZE, json_schema_input_type=SizeText),
     ] = None
     image_id: Annotated[
-        Annotated[int, Field(ge=0, le=2**53)],
+        Annotated[Whole, Field(ge=0, le=2**53)],
         Field(description="What `render=coco-json` calls the image.", examples=[785]),
-        NOT_BOOL,
     ] = 0
     timeout_ms: Annotated[
-        Annotated[int, Field(ge=1), NOT_BOOL] | Absent,
+        Annotated[Whole, Field(ge=1)] | Absent,
         Field(
             description="The whole request's time, queue included; lowered to the server's limit.",
             examples=[10000],
@@ -197,15 +213,30 @@ class Parameters(BaseModel):
         return name in self.model_fields_set and getattr(self, name) != default
 
 
-def check_parameters(given: Iterable[tuple[str, Any]]) -> Parameters:
+def check_parameters(
+    query: Iterable[tuple[str, Any]], body: Iterable[tuple[str, Any]] = ()
+) -> Parameters:
     """The parameters, from pairs of name and value; text where they come from a query or a form.
+
+    A default in one place gives way to another value in the other: generated clients send all
+    defaults, in the query and in the body.
 
     Raises:
         InvalidParameter: one is unknown, given twice with different values, or no value that it
             can take.
     """
+    in_query, in_body = _in_one_place(query), _in_one_place(body)
+    said_in_body = {
+        name: getattr(in_body, name) for name in Parameters.model_fields if in_body.has(name)
+    }
+    for name, value in said_in_body.items():
+        if in_query.has(name) and getattr(in_query, name) != value:
+            raise _twice(name)
+    return in_query.model_copy(update=said_in_body)
+
+
+def _in_one_place(given: Iterable[tuple[str, Any]]) -> Parameters:
     values: dict[str, Any] = {}
-    # Generated clients send what they send in the query in the body as well.
     repeated: list[tuple[str, Any]] = []
     for name, value in given:
         if name not in Parameters.model_fields:
@@ -219,26 +250,41 @@ def check_parameters(given: Iterable[tuple[str, Any]]) -> Parameters:
     parameters = _validate(values)
     for name, value in repeated:
         if getattr(_validate({name: value}), name) != getattr(parameters, name):
-            raise InvalidParameter(
-                f"{name} is given twice, with different values: give one, and several values as a "
-                f"comma list ({name}=a,b)."
-                if name in LISTS
-                else f"{name} is given twice, with different values: give one."
-            )
+            raise _twice(name)
     return parameters
+
+
+def _twice(name: str) -> InvalidParameter:
+    as_a_list = f", and several values as a comma list ({name}=a,b)" if name in LISTS else ""
+    return InvalidParameter(f"{name} is given twice, with different values: give one{as_a_list}.")
 
 
 def _validate(values: Mapping[str, Any]) -> Parameters:
     try:
         return Parameters.model_validate(values)
     except ValidationError as error:
-        # That None would do as well is no help: it is what an absent parameter has.
-        details = [detail for detail in error.errors() if detail["type"] != "none_required"]
-        shown = "; ".join(_describe(detail) for detail in details[:MAX_SHOWN_ERRORS])
-        raise InvalidParameter(f"{shown}.") from None
+        raise InvalidParameter(f"{_describe(error)}.") from None
 
 
-def _describe(detail: ErrorDetails) -> str:
+def _describe(error: ValidationError) -> str:
+    details = error.errors()
+    places = [_place_of(detail) for detail in details]
+    described = [
+        f"{place}: {_words_of(detail)}"
+        for detail, place in zip(details, places, strict=True)
+        # That None would do as well is no help: it is what an absent parameter has. And a list
+        # whose items are wrong is not short.
+        if detail["type"] != "none_required"
+        and not (detail["type"] == "too_short" and any(p.startswith(f"{place}[") for p in places))
+    ]
+    return "; ".join([*dict.fromkeys(described)][:MAX_SHOWN_ERRORS])
+
+
+def _place_of(detail: ErrorDetails) -> str:
     name, *path = detail["loc"]
-    where = "".join(f"[{step}]" for step in path if isinstance(step, int))
-    return f"{name}{where}: {detail['msg'].removeprefix('Input ')}"
+    return f"{name}" + "".join(f"[{step}]" for step in path if isinstance(step, int))
+
+
+def _words_of(detail: ErrorDetails) -> str:
+    words = WORDS.get(detail["type"])
+    return words.format_map(detail.get("ctx", {})) if words else detail["msg"]

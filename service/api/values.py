@@ -18,14 +18,23 @@ MAX_BOXES = 100
 MAX_POINTS = 1000
 MAX_NAME = 200
 MAX_PICTURE_SIDE = 4096
+MAX_PERSON = 99
 _SIZE = re.compile("([0-9]{1,5})x([0-9]{1,5})")
+_WHOLE = re.compile("-?[0-9]+")
+_DECIMAL = re.compile(r"-?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _BACKGROUND = re.compile(f"{'|'.join(BACKGROUNDS)}|#[0-9a-fA-F]{{6}}")
 
 
-def _refuse_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise PydanticCustomError("not_a_number", "should be a number, not true or false")
-    return value
+def _written_as(form: re.Pattern[str], words: str) -> BeforeValidator:
+    """Numbers as they are, and in text of this form; pydantic takes `1_0`, `+5` and `true`, too."""
+
+    def check(value: Any) -> Any:
+        is_other_text = isinstance(value, str) and not form.fullmatch(value.strip())
+        if is_other_text or isinstance(value, bool):
+            raise PydanticCustomError("not_a_number", "should be {words}", {"words": words})
+        return value
+
+    return BeforeValidator(check)
 
 
 def _one_of(*names: str) -> BeforeValidator:
@@ -44,7 +53,7 @@ def _list_of_text(value: Any) -> Any:
         return value
     if value.lstrip().startswith("["):
         return _value_of_json(value)
-    return [item.strip() for item in value.split(",", MAX_BOXES + 1)]
+    return [item.strip() for item in value.split(",", MAX_BOXES + 1)] if value.strip() else []
 
 
 def _value_of_json(value: Any) -> Any:
@@ -87,23 +96,32 @@ def _background(value: Any) -> Any:
 def _person(value: Any) -> Any:
     if isinstance(value, str) and re.fullmatch("[0-9]{1,2}", value):
         return int(value)
-    if value not in PEOPLE and (isinstance(value, bool) or not isinstance(value, int)):
+    is_index = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_PERSON
+    if not is_index and value not in PEOPLE:
+        message = "should be one of {listed}, or an index of 0 to {most}"
         listed = ", ".join(PEOPLE)
-        message = "should be one of {listed}, or an index"
-        raise PydanticCustomError("unknown", message, {"listed": listed})
+        raise PydanticCustomError("unknown", message, {"listed": listed, "most": MAX_PERSON})
     return value
 
 
-NOT_BOOL = BeforeValidator(_refuse_bool)
+def _class(value: Any) -> Any:
+    is_id = isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
+    is_name = isinstance(value, str) and len(value) <= MAX_NAME
+    if not is_id and not is_name:
+        raise PydanticCustomError("not_a_class", "should be a class, by its id or name")
+    return value
+
+
 COMMA_LIST, JSON_LIST, SIZE, PERSON = _list_of_text, _value_of_json, _size, _person
 
-Number: TypeAlias = Annotated[float, NOT_BOOL]
+Number: TypeAlias = Annotated[float, _written_as(_DECIMAL, "a number")]
+Whole: TypeAlias = Annotated[int, _written_as(_WHOLE, "a whole number")]
 Name: TypeAlias = Annotated[str, Field(max_length=MAX_NAME)]
 OutputName: TypeAlias = Annotated[Output | Literal["none"], _one_of(*Output, "none")]
 OutputNames: TypeAlias = Annotated[
     tuple[OutputName, ...], Field(min_length=1, max_length=2 * len(Output))
 ]
-ClassName: TypeAlias = Annotated[int | Name, NOT_BOOL]
+ClassName: TypeAlias = Annotated[int | Name, BeforeValidator(_class)]
 ClassNames: TypeAlias = Annotated[tuple[ClassName, ...], Field(max_length=MAX_BOXES)]
 Box: TypeAlias = Annotated[tuple[Number, Number, Number, Number], AfterValidator(_ordered)]
 Boxes: TypeAlias = Annotated[tuple[Box, ...], Field(max_length=MAX_BOXES)]
@@ -120,7 +138,7 @@ PaletteName: TypeAlias = Annotated[Palette, WithJsonSchema({"type": "string", "e
 Background: TypeAlias = Annotated[
     str, BeforeValidator(_background), Field(pattern=f"^({_BACKGROUND.pattern})$")
 ]
-People: TypeAlias = Literal["all", "best", "largest"] | Annotated[int, Field(ge=0, le=99)]
+People: TypeAlias = Literal["all", "best", "largest"] | Annotated[int, Field(ge=0, le=MAX_PERSON)]
 SizeText: TypeAlias = Annotated[str, Field(pattern=f"^{_SIZE.pattern}$")]
 # Left out, a parameter has no value; null is none that a client can send.
 Absent: TypeAlias = SkipJsonSchema[None]

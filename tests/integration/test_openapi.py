@@ -40,6 +40,21 @@ def test_the_parameters_are_the_same_in_every_form(service):
         assert set(content[media_type]["schema"]["properties"]) == names | {"image", "atlas"}
 
 
+def test_what_the_page_fills_in_is_a_default_or_empty(service):
+    document = service.app.openapi()
+    operation = document["paths"]["/v1/densepose"]["post"]
+    for parameter in operation["parameters"]:
+        assert not {"example", "examples"} & {*parameter, *parameter["schema"]}, parameter["name"]
+    form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    for name in Parameters.model_fields:
+        assert "default" in form[name] or form[name]["examples"] == [""], name
+    for path, operations in document["paths"].items():
+        of_path = [
+            p for o in operations.values() for p in o.get("parameters", ()) if p["in"] == "path"
+        ]
+        assert all(parameter["examples"] for parameter in of_path), path
+
+
 def test_every_reference_leads_somewhere(service):
     text = json.dumps(service.app.openapi())
     schemas = service.app.openapi()["components"]["schemas"]
