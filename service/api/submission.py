@@ -111,8 +111,12 @@ def decode_base64(text: str) -> bytes:
     head, comma, tail = text[:MAX_DATA_URL_HEAD].partition(",")
     if comma and DATA_URL.fullmatch(head):
         text = tail + text[MAX_DATA_URL_HEAD:]
-    letters = text.encode("ascii").translate(STANDARD_ALPHABET, WHITE_SPACE).rstrip(b"=")
-    return pybase64.b64decode(letters + b"=" * (-len(letters) % 4), validate=True)
+    given = text.encode("ascii").translate(STANDARD_ALPHABET, WHITE_SPACE)
+    letters = given.rstrip(b"=")
+    padded = letters.ljust(-(-len(letters) // 4) * 4, b"=")
+    if len(given) not in {len(letters), len(padded)}:
+        raise ValueError("neither padded nor without padding")
+    return pybase64.b64decode(padded, validate=True)
 
 
 def _parse_multipart(body: bytearray, boundary: bytes) -> Submission:
