@@ -31,9 +31,9 @@ from load_tests.runners import (
     their_runner,
 )
 from load_tests.stages import MAPS, PREPROCESS, REST, STAGES, Work
+from load_tests.stand_in_weights import build_arrays
 from model_store.catalogue import load_catalogue
 from service.inference.loading import DTYPES, find_device
-from tests.parity.stand_ins import build_arrays
 
 MODELS = (
     "R_50_FPN_s1x",
@@ -65,8 +65,8 @@ class Benchmark:
         print(f"{torch.get_num_threads()} threads, {self._describe_device()}", end=", ")
         print(f"torch {torch.__version__}; medians of {chosen.repetitions}, in turn")
         self._measure_ceilings()
-        if not _has_detectron2():
-            self._not_run.append("detectron2: it cannot be imported; ours was measured alone")
+        if reason := why_no_detectron2():
+            self._not_run.append(f"detectron2, ours was measured alone: {reason}")
         print("\n| " + " | ".join(HEADER) + " |\n" + "|---" * len(HEADER) + "|")
         cases = [
             (model, batch, instances)
@@ -127,7 +127,7 @@ class Benchmark:
         runners = {
             precision: our_runner(case, dict(arrays), precision) for precision in self._ceilings
         }
-        if _has_detectron2():
+        if not why_no_detectron2():
             runners = {THEIRS: their_runner(case, arrays), **runners}
         for runner in runners.values():
             runner.step()
@@ -202,13 +202,13 @@ def _print_row(cells: Sequence[object]) -> None:
     print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
-def _has_detectron2() -> bool:
+def why_no_detectron2() -> str | None:
+    """What keeps detectron2, or what it needs, from being imported; None if all is there."""
     try:
-        import densepose  # noqa: F401, PLC0415
-        import detectron2  # noqa: F401, PLC0415
-    except ImportError:
-        return False
-    return True
+        import load_tests.detectron2_predictor  # noqa: F401, PLC0415
+    except ImportError as error:
+        return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return None
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from PIL import Image as PillowImage
 from torch import Tensor, nn
 
 from load_tests.ceilings import timed
+from load_tests.stand_in_weights import DATA
 from model_store.catalogue import load_catalogue
 from model_store.checkpoint import read_checkpoint
 from service.datatypes import Image, Output, Query, Sample
@@ -27,7 +28,6 @@ from service.inference.map_buffer import Chunk, MapBuffer
 from service.inference.predictor import MAX_CHUNK, MAX_TILE_PIXELS
 from service.inference.regions import num_pixels
 from service.network.predictors import ChartPredictor, HeadOutput
-from tests.parity.stand_ins import DATA
 
 # A person in the middle distance.
 REGION = (40, 20, 150, 400)

@@ -3,9 +3,9 @@
 import pickle
 from pathlib import Path
 
+from load_tests.stand_in_weights import build_arrays
 from model_store.catalogue import load_catalogue
 from model_store.store import ModelStore
-from tests.parity.stand_ins import build_arrays
 
 LIKE = "R_50_FPN_s1x"
 NAME = "stand_in_R_50_FPN_s1x"

@@ -23,13 +23,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
+from load_tests.stand_in_weights import DATA
 from model_store.catalogue import load_catalogue
 from model_store.checkpoint import read_checkpoint
 from service.datatypes import Image, Output, Prediction, Query, Sample
 from service.imaging.resize import resize_image
 from service.inference.loading import build_predictor
 from service.output.png import encode_png
-from tests.parity.stand_ins import DATA
 
 OUTPUTS = frozenset({Output.IUV, Output.IUV16, Output.LABELS, Output.COARSE, Output.MASK})
 # Times the picture's own size of 320 x 256 pixels.

@@ -20,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
+from load_tests.stand_in_weights import DATA, PROMPTED, as_caffe2, build_arrays, read_spec
 from model_store.caffe2_names import convert_blobs
 from model_store.catalogue import ModelCard, load_catalogue
 from service.datatypes import Image, Instance, Output, Prediction, Query, Sample
 from service.imaging.resize import resize_image
 from service.inference.loading import DTYPES, build_predictor, find_device
 from service.inference.predictor import Predictor
-from tests.parity.stand_ins import DATA, PROMPTED, as_caffe2, build_arrays, read_spec
 
 # As in the parity tests, whose given boxes and background biases suit these pictures and sizes.
 PICTURES = ("figures_2", "figure_1")

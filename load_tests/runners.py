@@ -11,12 +11,12 @@ from PIL import Image as PillowImage
 
 from load_tests.ceilings import timed
 from load_tests.stages import MAPS, PREPROCESS, Stages, stopwatch
+from load_tests.stand_in_weights import DATA
 from model_store.catalogue import ModelCard
 from service.datatypes import BoxXYXY, Image, Output, Prediction, Query, Sample
 from service.imaging.resize import resize_image
 from service.inference.loading import DTYPES, build_predictor
 from service.inference.predictor import Predictor
-from tests.parity.stand_ins import DATA
 
 WIDTH, HEIGHT = 1066, 800
 # Of a person in the middle distance.

@@ -1,7 +1,8 @@
 """Deterministic stand-in weights: every array is a function of a seed, a name and a shape.
 
-`data/outputs` holds what detectron2 computed from exactly these weights, so nothing here may
-change: not the order of the branches, not a factor, not the generator.
+`tests/parity/data/outputs` holds what detectron2 computed from exactly these weights, so nothing
+here may change: not the order of the branches, not a factor, not the generator. They are not built
+beside the data: a checkout of detectron2 on PYTHONPATH has a package `tests`, which hides ours.
 """
 
 import functools
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "tests" / "parity" / "data"
 PROMPTED = "prompted"
 
 Arrays = dict[str, NDArray[np.float32]]

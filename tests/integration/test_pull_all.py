@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from load_tests.stand_in_weights import PROMPTED, as_caffe2, build_arrays, read_spec
 from model_store.catalogue import ModelCard, load_catalogue
 from model_store.checkpoint import select_parameters
 from model_store.store import ModelStore
 from service.inference.loading import parameter_shapes
 from service.models_cli import pull_models
 from tests.integration.mirror import Mirror, running_mirror
-from tests.parity.stand_ins import PROMPTED, as_caffe2, build_arrays, read_spec
 
 
 class Zoo:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from load_tests import faults, load_cycles
+from load_tests.stand_in_weights import DATA, build_arrays
 from model_store.catalogue import load_catalogue
 from model_store.store import ModelStore
 from service.app import ServedModels
@@ -22,7 +23,6 @@ from service.inference import resident
 from service.inference.loading import parameter_shapes
 from service.settings import Settings
 from tests.integration.test_operation import sample_in
-from tests.parity.stand_ins import DATA, build_arrays
 
 FULL_WIDTH = (
     *("R_50_FPN_s1x", "R_50_FPN_DL_s1x", "R_101_FPN_WC2M_s1x"),

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from load_tests.stand_in_weights import DATA, build_arrays
 from model_store.catalogue import load_catalogue
 from model_store.checkpoint import read_checkpoint
 from service.api.backend import ModelStatus
@@ -24,7 +25,6 @@ from service.inference.loading import build_predictor
 from service.inference.predictor import Predictor
 from service.settings import Settings
 from tests.integration.test_operation import sample_in
-from tests.parity.stand_ins import DATA, build_arrays
 
 NUM_REQUESTS = 64
 # What batching may change at most, as for the predictor itself: rounding.

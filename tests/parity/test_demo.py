@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
+from load_tests.stand_in_weights import DATA
 from model_store.catalogue import load_catalogue
 from model_store.checkpoint import read_checkpoint
 from service.datatypes import Image, Output, Prediction, Query, Sample
@@ -15,7 +16,6 @@ from service.imaging.resize import resize_image
 from service.inference.loading import build_predictor
 from service.inference.predictor import Predictor
 from tests.parity.conftest import Worst
-from tests.parity.stand_ins import DATA
 from tests.parity.test_detectron2 import (
     MAX_BOX_DIFFERENCE,
     MAX_SCORE_DIFFERENCE,

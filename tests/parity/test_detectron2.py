@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
+from load_tests.stand_in_weights import DATA, PROMPTED, as_caffe2, build_arrays, read_spec
 from model_store.caffe2_names import convert_blobs
 from model_store.catalogue import ModelCard, load_catalogue
 from service.datatypes import Image, Instance, Output, Prediction, Query, Sample
@@ -20,7 +21,6 @@ from service.inference.predictor import Predictor
 from service.inference.preprocess import stack_samples
 from service.network.rcnn import as_rois
 from tests.parity.conftest import Worst
-from tests.parity.stand_ins import DATA, PROMPTED, as_caffe2, build_arrays, read_spec
 
 # What is held to the reference's bounds; `make parity` shows how far below them we are. They are
 # loose for rounding (a label at a tie, a coordinate at the edge of a step) and tight for anything

@@ -2,9 +2,9 @@
 
 import pytest
 
+from load_tests.stand_in_weights import read_spec
 from model_store.catalogue import ModelCard, load_catalogue
 from service.inference.loading import parameter_shapes
-from tests.parity.stand_ins import read_spec
 
 CARDS = [card for card in load_catalogue().values() if card.group != "demo"]
 

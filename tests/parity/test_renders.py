@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from load_tests.stand_in_weights import DATA, PROMPTED
 from service.datatypes import Image, Instance, Map, Output, Prediction
 from service.output.drawing import Scenery, draw
 from service.output.palettes import Palette
 from service.output.preset_table import PRESETS
 from service.output.presets import Style
 from tests.parity.conftest import Worst
-from tests.parity.stand_ins import DATA, PROMPTED
 from tests.parity.test_detectron2 import CARDS, read_sample, stand_in_predictor
 
 CARD = CARDS["R_50_FPN_s1x"]
