@@ -41,7 +41,8 @@ place on the surface. Errors are `application/problem+json`; their `code` is sta
 """
 USAGE = """\
 Send the image as the raw body, as the part `image` of a form, or in base64 in JSON. Parameters \
-go into the query, the form or the JSON object.
+go into the query, the form or the JSON object. A default in one place gives way to a value in the \
+other; two different values are an error. An empty field of a form counts as left out.
 
     curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' \\
         'http://localhost:8000/v1/densepose?outputs=iuv,mask'
