@@ -205,6 +205,16 @@ def test_the_device_is_asked_what_the_client_asked(service):
     assert sample.query.outputs == {"mask"}
 
 
+def test_what_is_said_in_the_query_and_in_the_body_is_heard_beside_their_defaults(service):
+    image = base64.b64encode(picture()).decode()
+    body = {"image": image, "min_score": 0.5, "max_instances": 3, "layout": "instance"}
+    query = {"min_score": 0.9, "max_instances": 20, "layout": "instance"}
+    answer = service.ask(json.dumps(body), params=query, content_type="application/json")
+    assert answer.status_code == 200
+    ((_, sample, _),) = service.device.asked
+    assert (sample.query.min_score, sample.query.max_instances) == (0.9, 3)
+
+
 def test_without_short_side_the_model_s_own_sides_are_taken(service):
     service.ask(picture((100, 50)))
     service.ask(picture((100, 50)), params={"model": "R_50_FPN_s1x"})
