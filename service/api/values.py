@@ -20,6 +20,8 @@ MAX_NAME = 200
 MAX_PICTURE_SIDE = 4096
 MAX_PERSON = 99
 _SIZE = re.compile("([0-9]{1,5})x([0-9]{1,5})")
+# May stand around a number.
+WHITE_SPACE = " \t\r\n"
 _WHOLE = re.compile("-?[0-9]+")
 _DECIMAL = re.compile(r"-?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _BACKGROUND = re.compile(f"{'|'.join(BACKGROUNDS)}|#[0-9a-fA-F]{{6}}")
@@ -29,10 +31,10 @@ def _written_as(form: re.Pattern[str], words: str) -> BeforeValidator:
     """Numbers as they are, and in text of this form; pydantic takes `1_0`, `+5` and `true`, too."""
 
     def check(value: Any) -> Any:
-        is_other_text = isinstance(value, str) and not form.fullmatch(value.strip())
-        if is_other_text or isinstance(value, bool):
+        text = value.strip(WHITE_SPACE) if isinstance(value, str) else None
+        if isinstance(value, bool) or (text is not None and not form.fullmatch(text)):
             raise PydanticCustomError("not_a_number", "should be {words}", {"words": words})
-        return value
+        return value if text is None else text
 
     return BeforeValidator(check)
 

@@ -210,7 +210,7 @@ def test_whatever_is_wrong_is_said_without_words_of_python(name, value):
 
 
 @pytest.mark.parametrize(
-    "text", ["1_0", "+5", "\u0665", "\uff15", "0x5", "5.0", "5e0", "1 0", "--5"]
+    "text", ["1_0", "+5", "\u0665", "\uff15", "0x5", "5.0", "5e0", "1 0", "--5", "\u00a05", "5\x1f"]
 )
 def test_a_whole_number_is_written_in_decimal_digits(text):
     for name in ("max_instances", "timeout_ms", "image_id"):
@@ -219,7 +219,7 @@ def test_a_whole_number_is_written_in_decimal_digits(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["0_1", "+0.5", "\u0660.5", "0x1", ".", "e-1", "1e", "0,5", "nan", "-inf"]
+    "text", ["0_1", "+0.5", "\u0660.5", "0x1", ".", "e-1", "1e", "0,5", "nan", "-inf", "\u20090.5"]
 )
 def test_a_number_is_written_in_decimals(text):
     for name in ("min_score", "alpha", "box_expand"):
