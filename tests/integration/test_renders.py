@@ -273,7 +273,8 @@ def test_what_makes_no_sense_is_refused_before_the_device_is_asked(service, code
         (picture((24, 16)), "invalid_parameter", "4 N x 6 N"),
         (picture((3, 5)), "invalid_parameter", "4 N x 6 N"),
         (b"no picture", "undecodable_image", "atlas"),
-        (b"", "undecodable_image", "atlas"),
+        # A choice of a file that nobody has made.
+        (b"", "invalid_parameter", "atlas"),
     ],
 )
 def test_an_atlas_of_the_wrong_shape_is_refused(service, atlas, code, detail):
