@@ -66,7 +66,7 @@ def test_a_costly_picture_is_ended_at_its_deadline_and_others_are_answered(serve
     costly = progressive(SIZE, 16, save)
 
     async def run():
-        requests = [ask(server, costly, timeout_ms=500) for _ in range(4)]
+        requests = [ask(server, costly, timeout_ms=150) for _ in range(4)]
         good = [ask(server, picture()) for _ in range(4)]
         return await asyncio.gather(*requests), await asyncio.gather(*good)
 

@@ -58,7 +58,6 @@ def shared():
     yield service
     service.decoders.shutdown()
     service.encoders.shutdown()
-    service.large_decoders.shutdown()
 
 
 def problem_of(response):

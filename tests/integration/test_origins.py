@@ -33,7 +33,6 @@ def make_shared():
     for service in services.values():
         service.decoders.shutdown()
         service.encoders.shutdown()
-        service.large_decoders.shutdown()
 
 
 @pytest.fixture

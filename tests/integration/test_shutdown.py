@@ -152,7 +152,9 @@ def test_a_connection_that_nobody_uses_is_closed_after_the_time_that_is_set(tmp_
         with socket.create_connection(server, 4) as connection:
             connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
-            assert connection.recv(65536) == b""
+            # What is left of the answer, and then the end.
+            while connection.recv(65536):
+                pass
 
 
 def test_under_load_no_accepted_request_fails(tmp_path):

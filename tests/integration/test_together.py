@@ -99,7 +99,7 @@ async def ask_alone_and_together(service: Service):
     """The answers to all cases in turn; to many of them at once; the sizes of batches then."""
     transport = httpx2.ASGITransport(service.application)
     async with httpx2.AsyncClient(
-        transport=transport, base_url="http://test", timeout=600
+        transport=transport, base_url="http://localhost", timeout=600
     ) as client:
         alone = [await ask(client, case) for case in CASES]
         before = await batch_sizes(client)
