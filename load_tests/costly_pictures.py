@@ -104,7 +104,11 @@ class Search:
         if form in self.slowest and self._chance.random() < 0.6:
             parent = self._chance.choice((self.slowest, self.largest))[form]
             choices = parent.choices.mutant()
-        data = FORMS[form](choices)
+        try:
+            data = FORMS[form](choices)
+        except MemoryError:
+            # Pillow's encoders refuse some sizes that its decoders take.
+            return
         if len(data) > 20 * MIB:
             return
         cost = measure(data)
