@@ -28,6 +28,7 @@ from model_store.catalogue import load_catalogue
 from service.api.answer import canvases_of, jobs_of, write_answer
 from service.api.answer_size import AnswerSize
 from service.api.inflight import InflightBytes
+from service.api.negotiation import types_with
 from service.api.parameters import check_parameters
 from service.api.pieces import Draft
 from service.api.plan import Plan, plan_answer
@@ -218,12 +219,13 @@ def all_wishes() -> Iterator[dict[str, str]]:
 
 def is_answered(case: Case) -> bool:
     """Whether there is such an answer at all."""
+    if case.media_type not in types_with(dict(case.wishes).get("render")):
+        return False
     try:
-        plan = plan_of(case)
+        plan_of(case)
     except ServiceError:
         return False
-    # Other renders than those of this type answer in their own.
-    return case.media_type in {JSON, ZIP, NPZ} or plan.style is None or plan.is_render_alone
+    return True
 
 
 def plan_of(case: Case) -> Plan:
