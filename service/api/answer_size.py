@@ -70,8 +70,8 @@ class AnswerSize:
         preset = style.preset
         if preset.drawing is Drawing.DUMP:
             if self.plan.card.kind == "chart":
-                # The maps themselves are what is written.
-                return 0
+                # U and V, the largest of its arrays, are copied once as they are written.
+                return 2 * FLOAT_BYTES * _area(regions)
             samples = BYTES_PER_INSTANCE[Output.EMBEDDING] // 2 * len(regions)
             return (FLOAT_BYTES + 2) * samples
         if not preset.has_samples:

@@ -57,7 +57,7 @@ def size(*, media_type=JSON, model="chart", **given):
         ({"media_type": PNG, "render": "viton", "size": "50x40"}, AREA + 3 * 50 * 40),
         ({"media_type": NPY, "render": "uv-npy"}, 9 * AREA + 16 * H * W),
         ({"media_type": NPZ, "render": "uv-npz"}, 9 * AREA + 8 * H * W),
-        ({"media_type": NPZ, "render": "dump-npz"}, (1 + 8 + 4 * 3) * AREA),
+        ({"media_type": NPZ, "render": "dump-npz"}, (1 + 8 + 4 * 3 + 8) * AREA),
         ({"render": "coco-json"}, 3 * AREA),
         ({"outputs": "none", "points": [[1, 1]]}, 9 * AREA),
     ],
