@@ -30,8 +30,9 @@ from itertools import count
 from pathlib import Path
 
 import uvloop
+from PIL import Image
 
-from load_tests.hostile_costs import costly_request, unread_request
+from load_tests.hostile_costs import costly_files, costly_request, unread_request
 from load_tests.hostile_inputs import hostile_request, largest_pictures, pictures, request
 from load_tests.memory import container_bytes
 from load_tests.server import HOST, running_server
@@ -324,6 +325,10 @@ def main() -> int:
     chosen = parser.parse_args()
     # To make them takes so long that connections would be silent for it, and be closed.
     pictures(), largest_pictures()
+    if chosen.costly:
+        # The files are larger than Pillow opens without being told.
+        Image.MAX_IMAGE_PIXELS = None
+        costly_files()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "server.log"
         settings = SETTINGS | {"MODEL_STORE": folder}
