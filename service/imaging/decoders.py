@@ -25,8 +25,7 @@ from service.datatypes import Image
 from service.errors import ImageTooLarge, InvalidParameter, ServiceError, UndecodableImage
 from service.imaging import decoding_process
 from service.imaging.decoding_process import BEGUN, HEAD, LARGE, MAX_CPU_S, USUAL
-from service.imaging.pictures import File, Opened, Pixels, Wanted, open_pictures
-from service.imaging.resize import resized_size_hw
+from service.imaging.pictures import File, Opened, Pixels, Wanted, open_pictures, resized_size_hw
 from service.metrics import Metrics
 
 _PACKAGES = Path(__file__).parents[2]

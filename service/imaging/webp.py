@@ -8,7 +8,6 @@ that has its colours reaches OpenCV, in a file of its own; alpha would be droppe
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import cv2
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from service.datatypes import SizeHW
 from service.errors import UndecodableImage
-from service.imaging.orientation import read_orientation
+from service.imaging.directory import read_orientation
 from service.imaging.picture import Picture
 
 _CHUNKS_START = 12
@@ -35,20 +34,48 @@ class _Chunk:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """A chunk that has a picture's colours, and where they stand on the canvas, top and left."""
+
+    data: memoryview
+    colours: _Chunk
+    size_hw: SizeHW
+    corner: tuple[int, int] = (0, 0)
+
+    def read_pixels(self) -> NDArray[np.uint8]:
+        payload = self.data[self.colours.start : self.colours.end]
+        padding = bytes(len(payload) % 2)
+        num_bytes = 12 + len(payload) + len(padding)
+        kind = self.colours.kind
+        head = struct.pack("<4sI4s4sI", b"RIFF", num_bytes, b"WEBP", kind, len(payload))
+        file = b"".join((head, payload, padding))
+        pixels_HW3 = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)
+        if pixels_HW3 is None:
+            raise ValueError("no pixels")
+        height, width = pixels_HW3.shape[:2]
+        if (height, width) == self.size_hw:
+            return np.asarray(pixels_HW3, np.uint8)
+        canvas_HW3 = np.zeros((*self.size_hw, 3), np.uint8)
+        top, left = self.corner
+        canvas_HW3[top : top + height, left : left + width] = pixels_HW3
+        return canvas_HW3
+
+
 def read_webp(data: memoryview) -> Picture:
     """The picture in a WebP file; of an animated one, the first frame, on black."""
     chunks = list(_chunks(data, _CHUNKS_START, len(data)))
     head, start = chunks[0], chunks[0].start
     if head.kind != b"VP8X":
         colours = _colours(chunks[:1])
-        return _picture(data, colours, size_hw=_size_hw(data, colours))
+        return _picture(_Frame(data, colours, _size_hw(data, colours)))
     canvas_hw = 1 + _integer(data, start + 7), 1 + _integer(data, start + 4)
-    orientation = _orientation(data, chunks)
+    exif = next((data[chunk.start : chunk.end] for chunk in chunks if chunk.kind == b"EXIF"), b"")
     if not data[start] & _IS_ANIMATED:
         colours = _colours(chunks)
         if _size_hw(data, colours) != canvas_hw:
             raise UndecodableImage("The WebP image is not of the size of its canvas.")
-        return _picture(data, colours, size_hw=canvas_hw, orientation=orientation)
+        return _picture(_Frame(data, colours, canvas_hw), exif)
     frame = next((chunk for chunk in chunks if chunk.kind == b"ANMF"), None)
     if frame is None:
         raise UndecodableImage("The WebP image has no frame, or is cut short.")
@@ -57,7 +84,13 @@ def read_webp(data: memoryview) -> Picture:
     height, width = _size_hw(data, colours)
     if top + height > canvas_hw[0] or left + width > canvas_hw[1]:
         raise UndecodableImage("The first frame of the WebP image leaves its canvas.")
-    return _picture(data, colours, size_hw=canvas_hw, corner=(top, left), orientation=orientation)
+    return _picture(_Frame(data, colours, canvas_hw, (top, left)), exif)
+
+
+def _picture(frame: _Frame, exif: bytes | memoryview = b"") -> Picture:
+    # The trees of lossless codes take up to 800 MB, whatever the size of the picture.
+    is_costly = frame.colours.kind == _LOSSLESS
+    return Picture(frame.size_hw, read_orientation(exif), frame, is_costly)
 
 
 def _chunks(data: memoryview, position: int, end: int) -> Iterator[_Chunk]:
@@ -79,7 +112,7 @@ def _colours(chunks: Iterable[_Chunk]) -> _Chunk:
     for chunk in chunks:
         if chunk.kind in {_LOSSY, _LOSSLESS}:
             return chunk
-    raise UndecodableImage("The WebP image is damaged or cut short.")
+    raise ValueError("no colours")
 
 
 def _size_hw(data: memoryview, colours: _Chunk) -> SizeHW:
@@ -96,47 +129,3 @@ def _size_hw(data: memoryview, colours: _Chunk) -> SizeHW:
 def _integer(data: memoryview, position: int) -> int:
     """The 24 bits there."""
     return int.from_bytes(data[position : position + 3], "little")
-
-
-def _orientation(data: memoryview, chunks: Iterable[_Chunk]) -> int:
-    for chunk in chunks:
-        if chunk.kind == b"EXIF":
-            return read_orientation(data[chunk.start : chunk.end])
-    return 1
-
-
-def _picture(
-    data: memoryview,
-    colours: _Chunk,
-    *,
-    size_hw: SizeHW,
-    corner: tuple[int, int] = (0, 0),
-    orientation: int = 1,
-) -> Picture:
-    return Picture(
-        size_hw,
-        orientation,
-        partial(_decode, data, colours, size_hw, corner),
-        # Its trees of codes take up to 800 MB, whatever the size of the picture.
-        is_costly=colours.kind == _LOSSLESS,
-    )
-
-
-def _decode(
-    data: memoryview, colours: _Chunk, size_hw: SizeHW, corner: tuple[int, int]
-) -> NDArray[np.uint8]:
-    payload = data[colours.start : colours.end]
-    padding = bytes(len(payload) % 2)
-    num_bytes = len(payload) + len(padding)
-    head = struct.pack("<4sI4s4sI", b"RIFF", 12 + num_bytes, b"WEBP", colours.kind, len(payload))
-    file = b"".join((head, payload, padding))
-    pixels_HW3 = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)
-    if pixels_HW3 is None:
-        raise UndecodableImage("The WebP image is damaged or cut short.")
-    height, width = pixels_HW3.shape[:2]
-    if (height, width) == size_hw:
-        return np.asarray(pixels_HW3, np.uint8)
-    canvas_HW3 = np.zeros((*size_hw, 3), np.uint8)
-    top, left = corner
-    canvas_HW3[top : top + height, left : left + width] = pixels_HW3
-    return canvas_HW3
