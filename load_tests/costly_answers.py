@@ -39,7 +39,7 @@ from service.errors import AnswerTooLarge, ServiceError
 from service.output.chunks import gzip_of
 from service.output.drawing import Scenery
 from service.output.media import COCO, JSON, NPY, NPZ, PNG, ZIP
-from service.output.preset_table import PRESETS
+from service.output.presets import PRESETS
 from service.settings import Settings
 
 MAX_CPU_S = 2.0

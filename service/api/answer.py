@@ -17,10 +17,9 @@ from service.output.archives import ZipWriter, npy_of
 from service.output.canvas import paint_maps
 from service.output.chunks import Chunks, Count, base64_of, count_nothing
 from service.output.drawing import draw
-from service.output.maps import encode_map
+from service.output.maps import RENDER, encode_map, write_render
 from service.output.media import JSON, NPZ, ZIP
 from service.output.presets import Style
-from service.output.renders import NAME, write_render
 
 # As it stands in JSON.
 PLACES = re.compile(PLACE.replace("\x01", r"\\u0001").format(r"(\d+)").encode())
@@ -123,7 +122,7 @@ def _encode(canvas: Canvas, model: str, count: Count) -> Piece:
 def _render(draft: Draft, style: Style, count: Count) -> Piece:
     plan, prediction, scenery = draft.plan, draft.prediction, draft.scenery
     if plan.media_type == NPZ and not plan.is_render_alone:
-        return Piece(maps={NAME: Map(draw(style, prediction, scenery, count))})
+        return Piece(maps={RENDER: Map(draw(style, prediction, scenery, count))})
     file = write_render(style, prediction, scenery, model=plan.card.id, count=count)
     return Piece(files=(file,))
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from model_store.catalogue import ModelCard
 from service.datatypes import TEXTURE_COLUMNS, TEXTURE_ROWS, TEXTURE_SIDE, AnyMap, Output, RawMap
-from service.output.strips import TELLING
+from service.output.canvas import TELLING
 
 CHART_OUTPUTS = (
     *(Output.IUV, Output.IUV16, Output.LABELS, Output.COARSE, Output.MASK),

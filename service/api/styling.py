@@ -3,8 +3,7 @@
 from service.api.parameters import Parameters
 from service.errors import InvalidParameter
 from service.output.palettes import Palette
-from service.output.preset_table import PRESETS
-from service.output.presets import Drawing, Preset, Style
+from service.output.presets import PRESETS, Drawing, Preset, Style
 
 REFINEMENTS = frozenset({"palette", "alpha", "background", "paint", "people", "size", "image_id"})
 

@@ -11,8 +11,7 @@ from service.api.bounded_json import parse_json
 from service.datatypes import Output
 from service.output.palettes import Palette
 from service.output.parts import GROUPS, Grouping
-from service.output.preset_table import PRESETS
-from service.output.presets import BACKGROUNDS, PEOPLE
+from service.output.presets import BACKGROUNDS, PEOPLE, PRESETS
 
 MAX_BOXES = 100
 MAX_POINTS = 1000

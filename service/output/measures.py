@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from service.datatypes import Instance, Output
-from service.output.strips import strips_of
+from service.output.canvas import strips_of
 
 
 @dataclass(frozen=True, slots=True)

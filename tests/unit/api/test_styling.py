@@ -4,7 +4,7 @@ from service.api.parameters import check_parameters
 from service.api.styling import REFINEMENTS, style_for
 from service.errors import InvalidParameter
 from service.output.palettes import Palette
-from service.output.preset_table import PRESETS
+from service.output.presets import PRESETS
 
 VALUES = {
     "palette": "jet",

@@ -17,7 +17,7 @@ from service.output.drawing import Scenery, draw
 from service.output.dump import describe_image, flatten_entries
 from service.output.media import COCO
 from service.output.png import encode_png
-from service.output.preset_table import PRESETS, find_tools
+from service.output.presets import PRESETS, find_tools
 from service.predict.files import Job
 from service.predict.options import NAMINGS
 from service.predict.recipes import (
