@@ -96,7 +96,7 @@ def read_jpeg(data: memoryview) -> Picture:
         num_scanned = _count_scanned_samples(data, frame, itertools.chain([scan], segments))
     return Picture(
         (height, width),
-        _orientation(data, header),
+        read_orientation(_exif(data, header)),
         _without_metadata(data, header) if num_components == 4 else _File(data),
         is_costly=num_scanned > LARGE_PIXELS or frame.marker in _ARITHMETIC,
     )
@@ -145,12 +145,10 @@ def _segments(data: memoryview) -> Iterator[_Segment]:
     raise UndecodableImage(f"The JPEG image has more than {_MAX_SEGMENTS} segments.")
 
 
-def _orientation(data: memoryview, header: list[_Segment]) -> int:
-    for segment in header:
-        payload = data[segment.payload : segment.end]
-        if segment.marker == _APP1 and payload[: len(EXIF_PREFIX)] == EXIF_PREFIX:
-            return read_orientation(payload)
-    return 1
+def _exif(data: memoryview, header: list[_Segment]) -> memoryview:
+    payloads = (data[one.payload : one.end] for one in header if one.marker == _APP1)
+    is_exif = (one for one in payloads if one[: len(EXIF_PREFIX)] == EXIF_PREFIX)
+    return next(is_exif, data[:0])
 
 
 def _without_metadata(data: memoryview, header: list[_Segment]) -> PillowFile:

@@ -112,59 +112,70 @@ def layout_of(data: memoryview, directory: Directory) -> Layout:
     )
 
 
-def kinds_not_read(data: memoryview, directory: Directory, layout: Layout) -> Iterator[str]:
+def kinds_not_read(data: memoryview, directory: Directory, layout: Layout) -> list[str]:
     """What an intact file has that Pillow does not read, or would read wrong."""
-    if Tag.DNGVersion in directory.entries:
-        yield "a camera's raw data (DNG)"
-    if name := name_of_file(data):
-        yield name
+    name = name_of_file(data)
+    compression = _UNREAD_COMPRESSIONS.get(layout.compression, "an unknown")
+    photometric = _UNREAD_PHOTOMETRICS.get(layout.photometric, "an unknown kind of colours")
     # Of the bits, the first stands for a smaller version of a picture, the third for its mask.
     is_alone = directory.is_last and Tag.SubIFDs not in directory.entries
-    if directory.integer(Tag.NewSubfileType) & 0b101 and not is_alone:
-        yield "a thumbnail or mask in front of the picture itself"
-    if layout.compression not in _COMPRESSIONS:
-        name = _UNREAD_COMPRESSIONS.get(layout.compression, "an unknown")
-        yield f"{name} compression"
-    if layout.photometric not in _MODES:
-        yield _UNREAD_PHOTOMETRICS.get(layout.photometric, "an unknown kind of colours")
-    yield from _samples_not_read(data, directory, layout)
+    is_before = directory.integer(Tag.NewSubfileType) & 0b101 and not is_alone
+    kinds = (
+        (Tag.DNGVersion in directory.entries, "a camera's raw data (DNG)"),
+        (name is not None, str(name)),
+        (is_before, "a thumbnail or mask in front of the picture itself"),
+        (layout.compression not in _COMPRESSIONS, f"{compression} compression"),
+        (layout.photometric not in _MODES, photometric),
+    )
+    found = [kind for is_so, kind in kinds if is_so]
+    return found + _samples_not_read(data, directory, layout)
 
 
-def _samples_not_read(data: memoryview, directory: Directory, layout: Layout) -> Iterator[str]:
+def _samples_not_read(data: memoryview, directory: Directory, layout: Layout) -> list[str]:
+    bits, photometric = set(layout.bits), layout.photometric
+    is_raw = layout.compression == _UNCOMPRESSED
     # Pillow takes these to be WhiteIsZero, of which it inverts no more than 8 bits.
-    if Tag.PhotometricInterpretation not in directory.entries and (
+    is_unclear = Tag.PhotometricInterpretation not in directory.entries and (
         layout.num_samples > 1 or layout.bits[0] > _BYTE_BITS
-    ):
-        yield "no PhotometricInterpretation"
-    if layout.photometric == _CMYK and directory.integer(Tag.InkSet, 1) != 1:
-        yield "inks other than cyan, magenta, yellow and black"
-    for kind in set(directory.numbers(data, Tag.SampleFormat)) - _SAMPLE_FORMATS:
-        yield _UNREAD_SAMPLES.get(int(kind), "samples of an unknown kind")
-    if layout.compression == _JPEG and set(layout.bits) != {_BYTE_BITS}:
-        yield "JPEG compression of other than 8 bits"
-    if layout.photometric == _YCBCR and (layout.is_planar or layout.compression == _UNCOMPRESSED):
-        yield from _ycbcr_not_read(data, directory, layout)
-    is_raw_palette = layout.photometric == PALETTE and layout.compression == _UNCOMPRESSED
-    if (
-        len(set(layout.bits)) > 1
+    )
+    formats = sorted(set(directory.numbers(data, Tag.SampleFormat)) - _SAMPLE_FORMATS)
+    is_not_converted = photometric == _YCBCR and (layout.is_planar or is_raw)
+    is_raw_palette = is_raw and photometric == PALETTE
+    is_badly_arranged = (
+        len(bits) > 1
         or not NUM_PLANES.get(layout.mode, 1) <= layout.num_samples <= MAX_SAMPLESPERPIXEL
         or (layout.is_planar and layout.mode not in NUM_PLANES)
-        or (layout.photometric == WHITE_IS_ZERO and layout.mode == "La")
+        or (photometric == WHITE_IS_ZERO and layout.mode == "La")
         or (is_raw_palette and directory.integer(Tag.FillOrder) == _LOW_BIT_FIRST)
-    ):
-        yield arrangement(layout)
+    )
+    kinds = (
+        (is_unclear, "no PhotometricInterpretation"),
+        (
+            photometric == _CMYK and directory.integer(Tag.InkSet, 1) != 1,
+            "inks other than cyan, magenta, yellow and black",
+        ),
+        *((True, _UNREAD_SAMPLES.get(int(kind), "samples of an unknown kind")) for kind in formats),
+        (
+            layout.compression == _JPEG and bits != {_BYTE_BITS},
+            "JPEG compression of other than 8 bits",
+        ),
+        *(_ycbcr_not_read(data, directory, layout) if is_not_converted else ()),
+        (is_badly_arranged, arrangement(layout)),
+    )
+    return [kind for is_so, kind in kinds if is_so]
 
 
-def _ycbcr_not_read(data: memoryview, directory: Directory, layout: Layout) -> Iterator[str]:
-    """What libtiff would convert, which is not asked where this is yielded."""
+def _ycbcr_not_read(
+    data: memoryview, directory: Directory, layout: Layout
+) -> Iterator[tuple[bool, str]]:
+    """What libtiff would convert, which is not asked where this is so."""
     black_white = directory.numbers(data, Tag.ReferenceBlackWhite) or _FULL_RANGE
     coefficients = directory.numbers(data, Tag.YCbCrCoefficients) or _ITU_R_BT_601
-    if set(layout.bits) != {_BYTE_BITS}:
-        yield arrangement(layout)
-    if directory.numbers(data, Tag.YCbCrSubSampling) != (1, 1):
-        yield "subsampled YCbCr that is planar or not compressed"
-    if black_white != _FULL_RANGE or not np.allclose(coefficients, _ITU_R_BT_601, atol=0.001):
-        yield "YCbCr other than JPEG's that is planar or not compressed"
+    is_jpeg_s = black_white == _FULL_RANGE and np.allclose(coefficients, _ITU_R_BT_601, atol=0.001)
+    is_subsampled = directory.numbers(data, Tag.YCbCrSubSampling) != (1, 1)
+    yield set(layout.bits) != {_BYTE_BITS}, arrangement(layout)
+    yield is_subsampled, "subsampled YCbCr that is planar or not compressed"
+    yield not is_jpeg_s, "YCbCr other than JPEG's that is planar or not compressed"
 
 
 def arrangement(layout: Layout) -> str:
