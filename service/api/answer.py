@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from service.api.capabilities import is_blank_off_body
 from service.api.description import PLACE, describe_answer
 from service.api.pieces import IMAGE, Canvas, Draft, Piece
-from service.datatypes import Map, Output, Prediction
+from service.datatypes import MAPS, Map, Prediction
 from service.output.archives import ZipWriter, npy_of
 from service.output.canvas import paint_maps
 from service.output.chunks import Chunks, Count, base64_of, count_nothing
@@ -35,9 +35,7 @@ def canvases_of(draft: Draft) -> list[Canvas]:
         painted = paint_maps(prediction, plan.outputs, shared)
         region = (0, 0, width, height)
         return [Canvas(IMAGE, {name: map_}, region, scores) for name, map_ in painted.items()]
-    names: set[str] = {*plan.outputs}
-    if Output.EMBEDDING in plan.outputs:
-        names.add("coarse_logits")
+    names = {name for output in plan.outputs for name in (output, *MAPS[output].of_instance)}
     canvases = []
     for index, instance in enumerate(prediction.instances):
         # The device gave more where a render is made of it.

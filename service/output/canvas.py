@@ -3,34 +3,33 @@
 What is worked out of a map is never as large as the map: instances are cut into strips first.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
-from service.datatypes import Instance, Map, Output, Prediction, RawMap, RegionXYWH, SizeHW
+from service.datatypes import MAPS, Instance, Map, Output, Prediction, RegionXYWH, SizeHW
 
 _Indices: TypeAlias = slice | NDArray[np.intp]
 
 # Of a strip; one row may have more, as a picture may be one row.
 MAX_PIXELS = 2**18
-# Maps that say by their own samples, or by the first channel of them, which pixels are body: those
-# that are not 0. The first that is there is asked.
-TELLING = (Output.LABELS, Output.IUV, Output.IUV16, Output.VERTICES)
-
-_CHANNELS_AND_TYPE: Mapping[Output, tuple[tuple[int, ...], DTypeLike]] = {
-    Output.IUV: ((3,), np.uint8),
-    Output.IUV16: ((3,), np.uint16),
-    Output.LABELS: ((), np.uint8),
-    Output.COARSE: ((), np.uint8),
-    Output.MASK: ((), np.uint8),
-    Output.VERTICES: ((), np.uint16),
-    Output.VERTEX_COLOURS: ((3,), np.uint8),
-}
+# Those that tell the mask; the first that is there is asked.
+_TELLING = sorted(
+    (output for output in Output if MAPS[output].tells_mask),
+    key=lambda output: (len(MAPS[output].tells_more), len(MAPS[output].depth)),
+)
+# Those that an image can have one of; floats come last.
+_PAINTED = sorted(
+    (output for output in Output if not (MAPS[output].of_instance or MAPS[output].is_per_field)),
+    key=lambda output: len(MAPS[output].planes),
+)
+_WHOLE = frozenset(name for kind in MAPS.values() for name in kind.of_instance)
+_IN_PLANES = frozenset(name for name, kind in MAPS.items() if kind.planes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +116,7 @@ def mask_of(instance: Instance) -> NDArray[np.uint8]:
     """
     if Output.MASK in instance.maps:
         return np.asarray(instance.maps[Output.MASK].samples, np.uint8)
-    for output in (*TELLING, Output.COARSE):
+    for output in _TELLING:
         if output in instance.maps:
             samples = instance.maps[output].samples
             is_body = (samples if samples.ndim == 2 else samples[..., 0]) > 0
@@ -141,9 +140,9 @@ def _part(instance: Instance, rows: slice, columns: slice) -> Instance:
 
 
 def _cut(name: str, map_: Map, rows: slice, columns: slice) -> NDArray[Any]:
-    if name in {Output.TEXTURE, Output.EMBEDDING, "coarse_logits"}:
+    if name in _WHOLE:
         return map_.samples
-    if name in {Output.UV, RawMap.UV}:
+    if name in _IN_PLANES:
         return map_.samples[:, rows, columns]
     return map_.samples[rows, columns]
 
@@ -161,31 +160,19 @@ def paint_maps(
     instance, and its region is the image, `shared` are its own maps, and no copies.
     """
     size_hw = prediction.image_size_hw
+    own: dict[str, Map] = {}
     if covers_image([one.region_xywh for one in prediction.instances], size_hw):
         (only,) = prediction.instances
         own = {name: map_ for name, map_ in only.maps.items() if name in shared & {*outputs}}
-        return own | _paint_maps(prediction, {*outputs} - own.keys())
-    return _paint_maps(prediction, outputs)
-
-
-def covers_image(regions: Sequence[RegionXYWH], image_size_hw: SizeHW) -> bool:
-    """Whether there is one region alone, and it is the whole image."""
-    return list(regions) == [(0, 0, image_size_hw[1], image_size_hw[0])]
-
-
-def _paint_maps(prediction: Prediction, outputs: Collection[Output]) -> dict[str, Map]:
-    size_hw = prediction.image_size_hw
-    grid = Grid(size_hw, size_hw)
     canvases = {
-        output.value: Map(np.zeros((*size_hw, *channels), dtype))
-        for output, (channels, dtype) in _CHANNELS_AND_TYPE.items()
-        if output in outputs
+        output.value: Map(np.zeros((*kind.planes, *size_hw, *kind.depth), kind.dtype))
+        for output, kind in ((output, MAPS[output]) for output in _PAINTED)
+        if output in outputs and output not in own
     }
-    if Output.UV in outputs:
-        canvases[Output.UV.value] = Map(np.zeros((2, *size_hw), np.float32))
+    grid = Grid(size_hw, size_hw)
     for instance in prediction.instances:
         for name, map_ in instance.maps.items():
-            if name.partition(".")[0] in outputs:
+            if name.partition(".")[0] in outputs and name not in own:
                 if name not in canvases:
                     blank = np.zeros(size_hw, map_.samples.dtype)
                     canvases[name] = Map(blank, map_.scale, map_.offset)
@@ -194,14 +181,19 @@ def _paint_maps(prediction: Prediction, outputs: Collection[Output]) -> dict[str
         for strip in strips_of(instance):
             for name in strip.maps.keys() & canvases.keys():
                 _paint(name, strip, canvases[name], grid)
-    return canvases
+    return own | canvases
+
+
+def covers_image(regions: Sequence[RegionXYWH], image_size_hw: SizeHW) -> bool:
+    """Whether there is one region alone, and it is the whole image."""
+    return list(regions) == [(0, 0, image_size_hw[1], image_size_hw[0])]
 
 
 def _paint(name: str, instance: Instance, canvas: Map, grid: Grid) -> None:
     """Copy the samples that the instance's mask lets through to their place on the canvas."""
     place, mask_hw = grid.place(instance.region_xywh), mask_of(instance)
     samples = instance.maps[name].samples
-    if name == Output.UV:
+    if name in _IN_PLANES:
         for plane_HW, plane_hw in zip(canvas.samples, samples, strict=True):
             place.paint(plane_HW, plane_hw, mask_hw)
     else:

@@ -13,10 +13,10 @@ Every PNG says what it is in text chunks:
 | `scale`, `offset` | where samples are quantized: value = offset + scale * sample |
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.datatypes import Map, Output, Prediction, RegionXYWH
+from service.datatypes import MAPS, Map, Output, Prediction, RegionXYWH
 from service.output.archives import npy_of, pack_arrays
 from service.output.chunks import Chunks, Count, count_nothing, join, total_bytes
 from service.output.coco import write_results
@@ -30,18 +30,6 @@ from service.output.presets import Drawing, Style
 SOFTWARE = "densepose-serving"
 # What a preset's file is called among maps.
 RENDER = "render"
-
-# A confidence's channel is the field after the dot in its name.
-_CHANNELS: Mapping[str, str] = {
-    Output.IUV: "I,U,V",
-    Output.IUV16: "I,U,V",
-    Output.LABELS: "I",
-    Output.COARSE: "coarse label",
-    Output.MASK: "mask",
-    Output.TEXTURE: "R,G,B,coverage",
-    Output.VERTICES: "vertex index + 1",
-    Output.VERTEX_COLOURS: "R,G,B",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +73,13 @@ def encode_map(
         height, width = map_.samples.shape[-2:]
         return EncodedMap(name, NPY, width, height, npy_of(map_.samples))
     height, width = map_.samples.shape[:2]
+    output, _, field = name.partition(".")
     text = {
         "Software": SOFTWARE,
         "model": model,
         "output": name,
-        "channels": _CHANNELS.get(name) or name.partition(".")[2],
+        # A confidence's channel is the field after the dot in its name.
+        "channels": field or MAPS[Output(output)].channels,
         "region": ",".join(map(str, region_xywh)),
         "score": ",".join(f"{score:.6g}" for score in scores),
     }

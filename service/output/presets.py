@@ -6,13 +6,11 @@ Of each preset there is one row: what it is, the tool that reads it, and where t
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal, TypeAlias
 
-from service.datatypes import AnyMap, Output, RawMap
+from service.datatypes import AnyMap, Kind, Output, RawMap
 from service.output.media import COCO, NPY, NPZ, PNG
 from service.output.palettes import Palette
 
-Kind: TypeAlias = Literal["chart", "cse"]
 # Besides these, #rrggbb.
 BACKGROUNDS = ("photo", "grey", "black", "palette", "transparent")
 PEOPLE = ("all", "best", "largest")
