@@ -7,7 +7,7 @@ the top left corner of the top left pixel. Shape letters: H W = an image, h w = 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,23 @@ AnyMap: TypeAlias = Output | RawMap
 TEXTURE_ROWS, TEXTURE_COLUMNS = 6, 4
 # The side of one square of a texture that is gathered.
 TEXTURE_SIDE = 200
+
+
+ModelState: TypeAlias = Literal[
+    "absent", "downloading", "stored", "loading", "ready", "host", "failed"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """Where a model is, and what it takes there, as far as is known."""
+
+    state: ModelState
+    bytes_on_disk: int | None = None
+    bytes_on_host: int | None = None
+    bytes_on_device: int | None = None
+    # Arrays of the checkpoint that the network has no use for; known once it was read.
+    unused_arrays: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

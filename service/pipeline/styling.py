@@ -1,10 +1,10 @@
 """A client's wishes for a render held against its preset."""
 
-from service.api.parameters import Parameters
 from service.errors import InvalidParameter
 from service.output.palettes import Palette
 from service.output.preset_table import PRESETS
 from service.output.presets import Drawing, Preset, Style
+from service.pipeline.parameters import Parameters
 
 REFINEMENTS = frozenset({"palette", "alpha", "background", "paint", "people", "size", "image_id"})
 
