@@ -25,21 +25,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_store.catalogue import load_catalogue
-from service.api.answer import canvases_of, jobs_of, write_answer
-from service.api.answer_size import AnswerSize
-from service.api.inflight import InflightBytes
 from service.api.negotiation import types_with
-from service.api.parameters import check_parameters
-from service.api.pieces import Draft
-from service.api.plan import Plan, plan_answer
-from service.api.record import STAGES
-from service.api.room import AnswerRoom
+from service.batching.inflight import InflightBytes
 from service.datatypes import AnyMap, Image, Instance, Map, Output, Prediction, RawMap, SizeHW
 from service.errors import AnswerTooLarge, ServiceError
 from service.output.chunks import gzip_of
 from service.output.drawing import Scenery
 from service.output.media import COCO, JSON, NPY, NPZ, PNG, ZIP
 from service.output.presets import PRESETS
+from service.pipeline.answer import Draft, canvases_of, jobs_of, write_answer
+from service.pipeline.parameters import check_parameters
+from service.pipeline.plan import Plan, plan_answer
+from service.pipeline.record import STAGES
+from service.pipeline.room import AnswerRoom, AnswerSize
 from service.settings import Settings
 
 MAX_CPU_S = 2.0

@@ -9,7 +9,7 @@ they say of an image is always the same. Settings are `DENSEPOSE_*` variables.
 import argparse
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -20,9 +20,8 @@ from load_tests.stand_in import StandIn
 from model_store.catalogue import ModelCard, load_catalogue
 from model_store.errors import CheckpointUnavailable
 from service.allocator import give_back_freed_memory, keep_freed_memory
-from service.api.backend import ModelStatus
 from service.assembly import assemble, build_metrics
-from service.datatypes import Prediction, Sample
+from service.datatypes import ModelStatus, Prediction, Sample
 from service.inference.device_memory import Arrays, MemoryBudget
 from service.inference.model_source import LoadedModel, ModelSource
 from service.inference.resident import ResidentModels
@@ -137,6 +136,22 @@ def build_source(faults: Faults) -> ModelSource:
     )
 
 
+class FaultyModels(ResidentModels):
+    """Invented models, of which few fit the device."""
+
+    def __init__(self, cards: Mapping[str, ModelCard], *of_resident: Any) -> None:
+        super().__init__(*of_resident, max_stay_s=0.2)
+        self._served = cards
+
+    def cards(self) -> Mapping[str, ModelCard]:
+        """All of them, by id."""
+        return self._served
+
+    def status_of(self, card: ModelCard) -> ModelStatus:
+        """Where a model is."""
+        return ModelStatus(self.residence(card.id).place or "stored")
+
+
 def main() -> None:
     """Serve until a signal comes, or the device has failed for good."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -152,24 +167,9 @@ def main() -> None:
     metrics = build_metrics({"torch": "none", "cuda": "none"})
     faults = Faults(chosen.seed, chosen.end, chosen.after)
     budget = MemoryBudget(NUM_ON_DEVICE * MODEL_BYTES, NUM_COPIES * MODEL_BYTES, 10 * MODEL_BYTES)
-    resident = ResidentModels(build_source(faults), budget, metrics, max_stay_s=0.2)
-    service = assemble(
-        settings,
-        resident,
-        lambda: cards,
-        lambda card: ModelStatus(resident.residence(card.id).place or "stored"),
-        metrics,
-        hang_s=HANG_S,
-    )
-    run_server(
-        service.application,
-        service.engine,
-        host=settings.host,
-        port=settings.port,
-        keep_alive_ms=settings.keep_alive_ms,
-        drain_delay_ms=settings.drain_delay_ms,
-        shutdown_timeout_ms=settings.shutdown_timeout_ms,
-    )
+    models = FaultyModels(cards, build_source(faults), budget, metrics)
+    service = assemble(settings, models, metrics, hang_s=HANG_S)
+    run_server(service, settings)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from load_tests.server import running_server
 from load_tests.stand_in import StandIn
 from model_store.catalogue import load_catalogue
 from service.allocator import keep_freed_memory
-from service.api.parameters import check_parameters
 from service.assembly import build_metrics
+from service.pipeline.parameters import check_parameters
 from service.predict import in_process, over_http
 from service.predict.describing import Describe
 from service.predict.files import find_sources
@@ -137,7 +137,7 @@ def _describing(
     question = in_process.Question(check_parameters(recipe.wishes.items()), recipe.accept)
     settings_here = Settings(default_model="demo", short_side=SHORT_SIDE, long_side=LONG_SIDE)
     metrics = build_metrics({})
-    yield in_process.describing(settings_here, device, lambda: cards, question, metrics)
+    yield in_process.describing(settings_here, replace(device, served=cards), question, metrics)
 
 
 @contextmanager

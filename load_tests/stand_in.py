@@ -10,7 +10,7 @@ import argparse
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -20,9 +20,8 @@ import numpy as np
 
 from model_store.catalogue import ModelCard, load_catalogue
 from service.allocator import keep_freed_memory
-from service.api.backend import ModelStatus
 from service.assembly import assemble, build_metrics
-from service.datatypes import Instance, Map, Output, Prediction, Sample
+from service.datatypes import Instance, Map, ModelStatus, Output, Prediction, Sample
 from service.logs import configure_logging
 from service.server import run_server
 from service.settings import read_settings
@@ -40,7 +39,16 @@ class StandIn:
     # What a model takes to be loaded, and how many are at a time; those used last stay.
     load_ms: float = 0.0
     capacity: int = 64
+    served: Mapping[str, ModelCard] = field(default_factory=load_catalogue)
     _loads: OrderedDict[str, Future[None]] = field(default_factory=OrderedDict, init=False)
+
+    def cards(self) -> Mapping[str, ModelCard]:
+        """All models, by id."""
+        return self.served
+
+    def status_of(self, _: ModelCard) -> ModelStatus:
+        """All are there."""
+        return ModelStatus("ready")
 
     def request(self, card: ModelCard) -> Future[None]:
         """Done when the model is there."""
@@ -108,22 +116,9 @@ def main() -> None:
     sides = {"short_side": chosen.short_side, "long_side": 5 * chosen.short_side // 3}
     demo = replace(load_catalogue()["demo"], **sides)
     cards = {name: replace(demo, id=name, aliases=()) for name in chosen.models.split(",")}
-    service = assemble(
-        settings,
-        StandIn(chosen.batch_ms, chosen.image_ms, chosen.load_ms, chosen.capacity),
-        lambda: cards,
-        lambda _: ModelStatus("ready"),
-        build_metrics({"torch": "none", "cuda": "none"}),
-    )
-    run_server(
-        service.application,
-        service.engine,
-        host=settings.host,
-        port=settings.port,
-        keep_alive_ms=settings.keep_alive_ms,
-        drain_delay_ms=settings.drain_delay_ms,
-        shutdown_timeout_ms=settings.shutdown_timeout_ms,
-    )
+    device = StandIn(chosen.batch_ms, chosen.image_ms, chosen.load_ms, chosen.capacity, cards)
+    metrics = build_metrics({"torch": "none", "cuda": "none"})
+    run_server(assemble(settings, device, metrics), settings)
 
 
 if __name__ == "__main__":

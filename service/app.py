@@ -10,9 +10,8 @@ import torch
 from model_store.catalogue import ModelCard, find_model, load_catalogue
 from model_store.errors import CheckpointUnavailable, UnknownModel
 from model_store.store import ModelStore
-from service.api.backend import ModelState, ModelStatus
 from service.assembly import Service, assemble, build_metrics
-from service.datatypes import Prediction, Sample
+from service.datatypes import ModelState, ModelStatus, Prediction, Sample
 from service.errors import Draining, ServiceError
 from service.inference.device_memory import Arrays, give_back_memory, memory_budget, pin_arrays
 from service.inference.loading import DTYPES, build_predictor, find_device
@@ -187,4 +186,4 @@ def build_service(settings: Settings) -> Service:
     metrics = build_metrics({"torch": torch.__version__, "cuda": torch.version.cuda or "none"})
     models = ServedModels(settings, metrics)
     metrics.watch_memory(models.memory)
-    return assemble(settings, models, models.cards, models.status_of, metrics)
+    return assemble(settings, models, metrics)

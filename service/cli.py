@@ -148,16 +148,7 @@ def _serve(_: argparse.Namespace, settings: "Settings") -> None:
         logger.warning("unknown setting", extra={"fields": {"variable": name}})
     if settings.is_open:
         logger.warning("anybody who reaches this server may use it: set DENSEPOSE_API_KEYS")
-    service = build_service(settings)
-    run_server(
-        service.application,
-        service.engine,
-        host=settings.host,
-        port=settings.port,
-        keep_alive_ms=settings.keep_alive_ms,
-        drain_delay_ms=settings.drain_delay_ms,
-        shutdown_timeout_ms=settings.shutdown_timeout_ms,
-    )
+    run_server(build_service(settings), settings)
 
 
 def _bench(chosen: argparse.Namespace, settings: "Settings") -> None:

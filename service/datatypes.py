@@ -126,6 +126,23 @@ MAPS: Mapping[AnyMap, MapKind] = {
 }
 
 
+ModelState: TypeAlias = Literal[
+    "absent", "downloading", "stored", "loading", "ready", "host", "failed"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """Where a model is, and what it takes there, as far as is known."""
+
+    state: ModelState
+    bytes_on_disk: int | None = None
+    bytes_on_host: int | None = None
+    bytes_on_device: int | None = None
+    # Arrays of the checkpoint that the network has no use for; known once it was read.
+    unused_arrays: tuple[str, ...] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
     """A decoded picture: uint8 [H, W, 3], channels B, G, R, upright, C-contiguous."""

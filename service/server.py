@@ -15,12 +15,13 @@ from types import FrameType
 from typing import Any, cast
 
 import uvicorn
-from fastapi import FastAPI
 
 from service.allocator import give_back_freed_memory
 from service.api.connection import Connection
-from service.engine import Engine
+from service.assembly import Service
+from service.batching.engine import Engine
 from service.listening import listen
+from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -117,16 +118,7 @@ class Server(uvicorn.Server):
         return self._engine.num_accepted == 0
 
 
-def run_server(
-    application: FastAPI,
-    engine: Engine,
-    *,
-    host: str,
-    port: int,
-    keep_alive_ms: int,
-    drain_delay_ms: int,
-    shutdown_timeout_ms: int,
-) -> None:
+def run_server(service: Service, settings: Settings) -> None:
     """Serves until a signal ends it: SIGTERM, or SIGINT, which is not followed by a delay.
 
     When the device fails, the process ends with the status `DEVICE_FAILED`.
@@ -134,14 +126,15 @@ def run_server(
     Raises:
         InvalidSetting: nobody can listen there.
     """
-    sockets = listen(host, port)
+    engine = service.engine
+    sockets = listen(settings.host, settings.port)
     for one in sockets:
         fields = {"address": "{}, port {}".format(*one.getsockname()[:2])}
         logger.info("listening", extra={"fields": fields})
-    allow_open_files(application.state.connection_limits.max_connections + OTHER_FILES)
+    allow_open_files(settings.max_connections + OTHER_FILES)
     config = uvicorn.Config(
-        application,
-        http=cast("Any", partial(Connection, limits=application.state.connection_limits)),
+        service.application,
+        http=cast("Any", partial(Connection, settings=settings, inflight=service.inflight)),
         ws="none",
         # Nothing asks who the client is, so nobody has to be believed.
         proxy_headers=False,
@@ -149,15 +142,15 @@ def run_server(
         access_log=False,
         server_header=False,
         # Whole seconds to its type, and any to the timer that it is for.
-        timeout_keep_alive=cast("int", keep_alive_ms / 1000),
+        timeout_keep_alive=cast("int", settings.keep_alive_ms / 1000),
         # Of connections; by then every accepted request has ended.
-        timeout_graceful_shutdown=-(-shutdown_timeout_ms // 1000),
+        timeout_graceful_shutdown=-(-settings.shutdown_timeout_ms // 1000),
     )
     server = Server(
         config,
         engine,
-        drain_delay_s=drain_delay_ms / 1000,
-        limit_s=shutdown_timeout_ms / 1000,
+        drain_delay_s=settings.drain_delay_ms / 1000,
+        limit_s=settings.shutdown_timeout_ms / 1000,
     )
     # What was imported stays: to look through it again and again would stop everything for 50 ms.
     gc.collect()

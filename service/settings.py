@@ -21,9 +21,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model_store.catalogue import ZOO_URL
 from model_store.store import default_folder
-from service.api.hosts import is_loopback, parse_authority
-from service.api.keys import Key, parse_keys
 from service.errors import InvalidSetting
+from service.hosts import is_loopback, parse_authority
+from service.keys import Key, parse_keys
 from service.whole_number import whole_number
 
 Download: TypeAlias = Literal["any", "preload", "never"]
@@ -173,7 +173,7 @@ class Settings(BaseSettings):
     )
     log_format: Annotated[LogFormat, BeforeValidator(_lower)] = Field(default_factory=_log_format)
 
-    # Who may ask; without keys, everybody. `name=<SHA-256>`, see service/api/keys.py.
+    # Who may ask; without keys, everybody. `name=<SHA-256>`, see service/keys.py.
     api_keys: Annotated[tuple[Key, ...], NoDecode, PlainValidator(_keys)] = ()
     api_keys_file: Location | None = None
     # Who may load and unload models: the SHA-256 of the key, in hexadecimal. None: nobody.

@@ -16,11 +16,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.api.body import declared_length, too_large
 from service.api.errors import answer_expected_error, answer_framework_error
 from service.api.health import OPERATION_PATHS
-from service.api.keys import ADMIN, Key, Rate, find_key, sent_digest
 from service.api.origins import PAGE_PATHS, Origins
 from service.api.record import REFUSAL_KEY, record_of
 from service.batching.party import PARTY
 from service.errors import Forbidden, Overloaded, ServiceError, Unauthorized
+from service.keys import ADMIN, Key, Rate, find_key, sent_digest
 
 # Probes and scrapes have no keys. The documentation says nothing of this server, and a browser
 # that opens a page has no way to send a key with it.

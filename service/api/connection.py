@@ -9,18 +9,18 @@ import logging
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.api.hosts import Authority, parse_authority
-from service.api.inflight import InflightBytes
 from service.api.outgoing import Outgoing, Unread
 from service.api.record import REFUSAL_KEY
 from service.api.sending import ABORT_KEY
+from service.batching.inflight import InflightBytes
 from service.errors import HeadersTooLarge, MalformedRequest, Overloaded, ServiceError, SlowUpload
+from service.hosts import Authority, parse_authority
+from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -43,24 +43,16 @@ LISTEN_S = 0.05
 PROBES = frozenset({"/livez", "/readyz"})
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """What one connection may take, and how many there may be; the same for all of them."""
-
-    max_connections: int = 1000
-    # From the first byte of a request to the end of its headers, and from there to its end.
-    upload_timeout_s: float = 15.0
-    max_body_bytes: int = 20 * 2**20
-    # Counts the bytes that clients have not read yet.
-    inflight: InflightBytes = field(default_factory=lambda: InflightBytes(2**63, lambda: 0.0))
-
-
 class Connection(HttpToolsProtocol):
     """One connection, with as many requests as the client sends on it."""
 
-    def __init__(self, *, limits: ConnectionLimits, **of_uvicorn: Any) -> None:
+    def __init__(self, *, settings: Settings, inflight: InflightBytes, **of_uvicorn: Any) -> None:
+        """`inflight` counts the bytes that clients have not read yet."""
         super().__init__(**of_uvicorn)
-        self._limits = limits
+        self._settings = settings
+        self._inflight = inflight
+        # From the first byte of a request to the end of its headers, and from there to its end.
+        self._upload_timeout_s = settings.upload_timeout_ms / 1000
         self._is_surplus = False
         # Whether no more is read: what came was refused, and the answer says so.
         self._is_refused = False
@@ -84,9 +76,9 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Takes the connection; where there are too many, the longest idle one goes for it."""
         super().connection_made(transport)
-        self._unread = Unread(transport, self._limits.inflight, self.loop)
-        self._set_deadline(self._limits.upload_timeout_s)
-        if len(self.connections) > self._limits.max_connections:
+        self._unread = Unread(transport, self._inflight, self.loop)
+        self._set_deadline(self._upload_timeout_s)
+        if len(self.connections) > self._settings.max_connections:
             self._is_surplus = not self._displace_another()
 
     def data_received(self, data: bytes) -> None:
@@ -164,7 +156,7 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         self._is_in_head, self._is_in_body = False, True
         self.waiting_since_s = None
-        self._set_deadline(self._limits.upload_timeout_s + BODY_GRACE_S)
+        self._set_deadline(self._upload_timeout_s + BODY_GRACE_S)
         self._is_refused = refusal is not None
         self.cycle.transport = self._outgoing()
         if refusal is not None or self._is_ending or self._is_last:
@@ -173,7 +165,10 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A piece of the body; what comes after the answer is dropped, but not without end."""
         self._num_body_bytes += len(body)
-        if self.cycle.response_complete and self._num_body_bytes > 2 * self._limits.max_body_bytes:
+        if (
+            self.cycle.response_complete
+            and self._num_body_bytes > 2 * self._settings.max_body_bytes
+        ):
             self._is_refused = True
             self.transport.close()
             return
@@ -278,7 +273,7 @@ class Connection(HttpToolsProtocol):
         self.headers = []
         self._num_head_bytes = self._num_headers = 0
         self._num_body_bytes = self._num_framing_bytes = 0
-        self._set_deadline(FAREWELL_S if self._is_ending else self._limits.upload_timeout_s)
+        self._set_deadline(FAREWELL_S if self._is_ending else self._upload_timeout_s)
 
     def _count_head(self, num_bytes: int) -> None:
         self._num_head_bytes += num_bytes
@@ -425,7 +420,7 @@ class Connection(HttpToolsProtocol):
         self._deadline = None
         if self._is_in_body and self.pipeline:
             # It is not read on before the answers to the requests before it.
-            self._set_deadline(self._limits.upload_timeout_s)
+            self._set_deadline(self._upload_timeout_s)
             return
         has_begun = self._num_framing_bytes > 0 or self._num_head_bytes > 0
         if self._is_in_head and has_begun and not self._is_refused:

@@ -24,8 +24,7 @@ from service.api.examples import (
     EXAMPLE_JSON,
     HEADERS,
 )
-from service.api.parameters import Parameters
-from service.api.schemas import Answer, ProblemDetails
+from service.api.schemas import ProblemDetails
 from service.errors import (
     ClientLeft,
     Forbidden,
@@ -35,6 +34,8 @@ from service.errors import (
     UnknownHost,
 )
 from service.output.media import COCO, NPY, NPZ, PNG, ZIP
+from service.pipeline.parameters import Parameters
+from service.pipeline.schemas import Answer
 
 REFERENCE = "#/components/schemas/{model}"
 BINARY = {"type": "string", "format": "binary"}

@@ -6,8 +6,8 @@ from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from service.api.backend import Backend, Probe
 from service.api.schemas import Health
+from service.batching.engine import Engine
 from service.metrics import Metrics
 
 # Asked every few seconds by machines.
@@ -15,19 +15,19 @@ OPERATION_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 RETRY_AFTER_S = 1
 
 
-def health_router(backend: Backend, metrics: Metrics) -> APIRouter:
+def health_router(engine: Engine, metrics: Metrics) -> APIRouter:
     """The routes /livez, /readyz and /metrics."""
     router = APIRouter(tags=["operation"])
 
     @router.get("/livez", responses={503: {"model": Health}})
     async def livez(response: Response) -> Health:
         """Whether the process does what it should; where not, restart it."""
-        return _probe(backend.liveness, response)
+        return _probe(engine.liveness(), response)
 
     @router.get("/readyz", responses={503: {"model": Health}})
     async def readyz(response: Response) -> Health:
         """Whether to send requests here: not while it starts, drains, or has lost its device."""
-        return _probe(backend.readiness, response)
+        return _probe(engine.readiness(), response)
 
     @router.get("/metrics", response_class=PlainTextResponse)
     async def exposition() -> Response:
@@ -38,8 +38,8 @@ def health_router(backend: Backend, metrics: Metrics) -> APIRouter:
     return router
 
 
-def _probe(probe: Probe, response: Response) -> Health:
-    is_well, reason = probe()
+def _probe(found: tuple[bool, str], response: Response) -> Health:
+    is_well, reason = found
     if not is_well:
         response.status_code = 503
         response.headers["Retry-After"] = str(RETRY_AFTER_S)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from service.api.keys import Key, parse_keys
+from service.keys import Key, parse_keys
 
 logger = logging.getLogger(__name__)
 

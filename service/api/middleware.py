@@ -1,7 +1,7 @@
 """What happens to every request, whatever it asks: an id, headers, metrics, one line in the log."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from opentelemetry import trace
 from starlette.datastructures import Headers, MutableHeaders
@@ -11,9 +11,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.errors import internal_error_response
 from service.api.health import OPERATION_PATHS
 from service.api.origins import Origins
-from service.api.record import REFUSAL_KEY, SCOPE_KEY, STAGES, Record, new_record
+from service.api.record import REFUSAL_KEY, SCOPE_KEY
 from service.api.traces import trace_id_of
+from service.batching.engine import Engine
 from service.metrics import Metrics
+from service.pipeline.record import STAGES, Record, new_record
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +42,13 @@ class RequestRecorder:
         metrics: Metrics,
         origins: Origins,
         measured_route: str,
-        is_draining: Callable[[], bool],
+        engine: Engine,
     ) -> None:
         self.app = app
         self.origins = origins
         self.metrics = metrics
         self.measured_route = measured_route
-        self.is_draining = is_draining
+        self.engine = engine
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request, from its first byte to its last."""
@@ -75,7 +77,7 @@ class RequestRecorder:
                 message["headers"] += _missing_headers(message["headers"])
                 self.origins.describe(headers, MutableHeaders(scope=message))
                 _describe_span(record)
-                if self.is_draining():
+                if self.engine.is_over:
                     # The next request will find its way to another replica on a new connection.
                     message["headers"].append((b"connection", b"close"))
             elif message["type"] == "http.response.body" and not is_head:

@@ -7,12 +7,13 @@ from fastapi import APIRouter, Path, Request
 from model_store.catalogue import ModelCard, find_model
 from model_store.errors import UnknownModel
 from service.api.access import Access
-from service.api.backend import Backend, ModelStatus
-from service.api.capabilities import outputs_of
 from service.api.document import problem_responses
 from service.api.errors import PROBLEM_OF
 from service.api.schemas import ModelDescription, ModelList
+from service.batching.engine import Engine
+from service.datatypes import ModelStatus
 from service.errors import Forbidden, ForbiddenOrigin, Unauthorized
+from service.pipeline.capabilities import outputs_of
 
 Name: TypeAlias = Annotated[
     str,
@@ -32,8 +33,9 @@ OF_THE_LIST = {
 }
 
 
-def models_router(backend: Backend, default_model: str, access: Access) -> APIRouter:
+def models_router(engine: Engine, default_model: str, access: Access) -> APIRouter:
     """The routes below /v1/models."""
+    models = engine.models
     router = APIRouter(prefix="/v1/models", tags=["models"])
     errors = (Unauthorized, Forbidden, ForbiddenOrigin, UnknownModel)
     problems = problem_responses([PROBLEM_OF[error] for error in errors])
@@ -43,10 +45,10 @@ def models_router(backend: Backend, default_model: str, access: Access) -> APIRo
     @router.get("", responses={200: {"links": OF_THE_LIST}})
     async def list_models() -> ModelList:
         """The models that are served here, and which is taken where none is named."""
-        cards = backend.cards().values()
+        cards = models.cards().values()
         return ModelList(
             default=default_model,
-            models=[_describe(card, backend.status_of(card)) for card in cards],
+            models=[_describe(card, models.status_of(card)) for card in cards],
         )
 
     # An alias may have a slash in it; so what follows a name comes before a name alone.
@@ -54,23 +56,23 @@ def models_router(backend: Backend, default_model: str, access: Access) -> APIRo
     async def load_model(name: Name, request: Request) -> ModelDescription:
         """Fetch and load a model; its state tells how far it is. Needs the admin key."""
         access.check_admin(request)
-        card = find_model(backend.cards(), name)
-        backend.load(card)
-        return _describe(card, backend.status_of(card))
+        card = find_model(models.cards(), name)
+        models.request(card)
+        return _describe(card, models.status_of(card))
 
     @router.post("/{name:path}/unload", status_code=202, responses=admin_problems)
     async def unload_model(name: Name, request: Request) -> ModelDescription:
         """Free the memory that a model takes on the device. Needs the admin key."""
         access.check_admin(request)
-        card = find_model(backend.cards(), name)
-        backend.unload(card.id)
-        return _describe(card, backend.status_of(card))
+        card = find_model(models.cards(), name)
+        models.unload(card.id)
+        return _describe(card, models.status_of(card))
 
     @router.get("/{name:path}", responses=unknown)
     async def show_model(name: Name) -> ModelDescription:
         """One model, by its id or an alias."""
-        card = find_model(backend.cards(), name)
-        return _describe(card, backend.status_of(card))
+        card = find_model(models.cards(), name)
+        return _describe(card, models.status_of(card))
 
     return router
 

@@ -11,8 +11,8 @@ from starlette.types import Scope
 
 from service.api.docs_page import DOCS_PATHS
 from service.api.health import OPERATION_PATHS
-from service.api.hosts import is_loopback, parse_authority
 from service.errors import ForbiddenOrigin, UnknownHost
+from service.hosts import is_loopback, parse_authority
 
 ANY = "*"
 DEFAULT_PORTS = {"http": 80, "https": 443}

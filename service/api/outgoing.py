@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from service.api.inflight import Holding, InflightBytes
+from service.batching.inflight import Holding, InflightBytes
 
 # An answer has to be read at this rate, after a while to begin with, and in so long at most.
 WRITE_GRACE_S = 20.0

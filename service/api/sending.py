@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.api.inflight import Holding
 from service.api.record import record_of
+from service.batching.inflight import Holding
 from service.output.chunks import Chunks, drain, join, total_bytes
 
 # Where a connection tells how it is ended at once.

@@ -9,9 +9,10 @@ import pybase64
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 
-from service.api.bounded_json import RepeatedNameError, parse_json
 from service.api.multipart import split_parts
 from service.errors import InvalidParameter, MalformedRequest, UnsupportedMediaType
+from service.pipeline.bounded_json import RepeatedNameError, parse_json
+from service.pipeline.preparation import Pictures
 
 MAX_FIELD_BYTES = 64 * 1024
 # With others, a carriage return for one, a body can take the parser seconds. RFC 2046, 5.1.1
@@ -27,14 +28,10 @@ NO_IMAGE = "There is no image in the body: "
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """The encoded image, and what else came in the body.
+    """What came in the body: encoded pictures, and parameters as text or as values of JSON."""
 
-    Parameters are text, or values of JSON; `atlas` is an encoded picture too.
-    """
-
-    image: bytes | bytearray | memoryview
+    pictures: Pictures
     parameters: tuple[tuple[str, Any], ...] = ()
-    atlas: bytes | memoryview | None = None
 
 
 Parser: TypeAlias = Callable[[bytearray], Submission]
@@ -72,7 +69,7 @@ def parser_for(headers: Headers) -> Parser:
 def _parse_raw(body: bytearray) -> Submission:
     if not body:
         raise MalformedRequest(NO_IMAGE + "it is empty.")
-    return Submission(body)
+    return Submission(Pictures(body))
 
 
 def _parse_json(body: bytearray) -> Submission:
@@ -88,7 +85,7 @@ def _parse_json(body: bytearray) -> Submission:
     if not isinstance(image, str) or not image:
         raise MalformedRequest(NO_IMAGE + "its field 'image' should be the image in base64.")
     atlas = _decode_base64("atlas", fields.pop("atlas")) if "atlas" in fields else None
-    return Submission(_decode_base64("image", image), tuple(fields.items()), atlas)
+    return Submission(Pictures(_decode_base64("image", image), atlas), tuple(fields.items()))
 
 
 def _decode_base64(name: str, text: Any) -> bytes:
@@ -137,4 +134,4 @@ def _parse_multipart(body: bytearray, boundary: bytes) -> Submission:
     image = files.get("image")
     if not image:
         raise MalformedRequest(NO_IMAGE + "it should be the part 'image'.")
-    return Submission(image, tuple(parameters), files.get("atlas"))
+    return Submission(Pictures(image, files.get("atlas")), tuple(parameters))

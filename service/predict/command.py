@@ -15,12 +15,12 @@ from model_store.catalogue import load_catalogue
 from model_store.printable import printable
 from model_store.store import ModelStore
 from service.allocator import keep_freed_memory
-from service.api.parameters import Parameters, check_parameters
 from service.assembly import build_metrics
 from service.client.exchange import check_address, key_headers
 from service.errors import InvalidParameter
 from service.logs import configure_logging
 from service.output.presets import PRESETS, find_tools
+from service.pipeline.parameters import Parameters, check_parameters
 from service.predict import in_process, over_http
 from service.predict.describing import CannotGoOn, Describe
 from service.predict.files import STANDARD_INPUT, Job, find_sources
@@ -227,7 +227,7 @@ def _by_this_process(asked: Asked, settings: Settings) -> AbstractAsyncContextMa
     metrics = build_metrics({})
     models = ServedModels(settings.model_copy(update={"preload": (card.id,)}), metrics)
     question = in_process.Question(asked.parameters, asked.recipe.accept, asked.atlas)
-    return in_process.describing(settings, models, models.cards, question, metrics)
+    return in_process.describing(settings, models, question, metrics)
 
 
 def _report(failures: Sequence[Failure], tally: Tally, planned: Jobs, asked: Asked) -> None:

@@ -12,8 +12,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.api.parameters import check_parameters
-from service.api.styling import style_with
 from service.client.arrays import read_array, read_arrays, read_members
 from service.client.errors import UnreadableAnswer
 from service.datatypes import Instance, Map, Output, Prediction, RegionXYWH
@@ -23,6 +21,8 @@ from service.output.dump import build_entries
 from service.output.media import COCO, NPZ, PNG, SUFFIXES, ZIP
 from service.output.png import encode_png
 from service.output.presets import PRESETS, Preset, Tool
+from service.pipeline.parameters import check_parameters
+from service.pipeline.styling import style_with
 from service.predict.files import Job
 
 T = TypeVar("T")

@@ -1,7 +1,8 @@
 import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import httpx2
 import numpy as np
@@ -13,11 +14,11 @@ from starlette.testclient import TestClient
 from model_store.catalogue import load_catalogue
 from service.api.access import Access
 from service.api.application import create_application
-from service.api.backend import Backend, ModelStatus
-from service.api.densepose import Limits, Threads
-from service.api.origins import Origins
+from service.batching.inflight import InflightBytes
 from service.imaging.decoders import Decoders
 from service.metrics import Metrics
+from service.pipeline.pipeline import Pipeline
+from service.settings import Settings
 from tests.integration.stand_in import StandIn
 
 WIDTH, HEIGHT = 8, 10
@@ -59,7 +60,8 @@ class Service:
     decoders: CountingExecutor
     encoders: CountingExecutor
     pictures: Decoders
-    health: dict[str, tuple[bool, str]] = field(default_factory=dict)
+    settings: Settings
+    inflight: InflightBytes
 
     @property
     def inflight_bytes(self) -> float:
@@ -96,31 +98,26 @@ def build_service(
     **changes,
 ) -> Service:
     """A service of its own; the changes are to LIMITS."""
-    cards = load_catalogue() if cards is None else cards
-    device, metrics = StandIn(), Metrics({"version": "test"})
-    health = {"readiness": (True, "ready"), "liveness": (True, "alive")}
+    metrics = Metrics({"version": "test"})
+    device = StandIn(load_catalogue() if cards is None else cards)
     decoders, encoders = CountingExecutor(max_workers=4), CountingExecutor(max_workers=4)
     pictures = Decoders(decoders, num_usual=2, num_large=1, metrics=metrics)
-    backend = Backend(
-        cards=lambda: cards,
-        status_of=lambda card: ModelStatus("stored" if card.url else "ready"),
-        load=device.loads.append,
-        unload=device.unloads.append,
-        queue=device.queue(),
-        readiness=lambda: health["readiness"],
-        liveness=lambda: health["liveness"],
-        is_draining=lambda: device.is_draining,
+    settings = Settings(
+        default_model=default_model, cors_origins=cors_origins, allowed_hosts=allowed_hosts
     )
+    # Some are held against each other where an operator sets them, and not where a test does.
+    settings = settings.model_copy(update=LIMITS | changes)
+    threads = SimpleNamespace(decoders=decoders, encoders=encoders, pictures=pictures)
+    inflight = InflightBytes(settings.max_inflight_bytes, device.wait_s)
     app = create_application(
-        backend=backend,
-        default_model=default_model,
-        limits=Limits(**LIMITS | changes),
-        metrics=metrics,
-        threads=Threads(decoders, encoders, pictures),
-        access=access or Access(),
-        origins=Origins(cors_origins, allowed_hosts),
+        Pipeline(device, threads, settings, max_answer_bytes=settings.max_answer_bytes),
+        inflight,
+        settings,
+        metrics,
+        access or Access(),
     )
-    return Service(app, TestClient(app), device, metrics, decoders, encoders, pictures, health)
+    client, pools = TestClient(app), (decoders, encoders, pictures)
+    return Service(app, client, device, metrics, *pools, settings, inflight)
 
 
 @pytest.fixture

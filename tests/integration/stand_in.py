@@ -1,19 +1,19 @@
 """A device side without a device: it finds what it is told to, and paints maps that are known."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 import numpy as np
 
 from model_store.catalogue import ModelCard
-from service.api.backend import Queue
 from service.datatypes import (
     AnyMap,
     BoxXYXY,
     Instance,
     Map,
+    ModelStatus,
     Output,
     Prediction,
     Query,
@@ -27,10 +27,32 @@ FIRST_BOX = (1.25, 2.5, 5.75, 8.0)
 SECOND_BOX = (4.0, 4.0, 7.5, 9.5)
 
 
+class Models:
+    """What is served, and what was done to it."""
+
+    def __init__(self, cards) -> None:
+        self.served = cards
+        self.loads: list[ModelCard] = []
+        self.unloads: list[str] = []
+
+    def cards(self):
+        return self.served
+
+    def status_of(self, card):
+        return ModelStatus("stored" if card.url else "ready")
+
+    def request(self, card):
+        self.loads.append(card)
+
+    def unload(self, model_id):
+        self.unloads.append(model_id)
+
+
 @dataclass
 class StandIn:
-    """Answers every request alike; notes what it was asked."""
+    """Answers every request alike; notes what it was asked. In the place of the engine."""
 
+    served: InitVar[Mapping[str, ModelCard]]
     boxes: tuple[BoxXYXY, ...] = (FIRST_BOX, SECOND_BOX)
     error: Exception | None = None
     delay_s: float = 0.0
@@ -41,18 +63,29 @@ class StandIn:
     num_inside: int = 0
     asked: list[tuple[ModelCard, Sample, float]] = field(default_factory=list)
     num_cancelled: int = 0
-    loads: list[ModelCard] = field(default_factory=list)
-    unloads: list[str] = field(default_factory=list)
+    models: Models = field(init=False)
+    found: dict[str, tuple[bool, str]] = field(
+        default_factory=lambda: {"readiness": (True, "ready"), "liveness": (True, "alive")}
+    )
 
-    def queue(self) -> Queue:
-        return Queue(
-            check=self.check,
-            admit=self.admit,
-            prepare=self.prepare,
-            predict=self.predict,
-            wait_s=lambda: 12.3,
-            saturation=lambda: 0.25,
-        )
+    def __post_init__(self, served) -> None:
+        self.models = Models(served)
+
+    @property
+    def is_over(self) -> bool:
+        return self.is_draining
+
+    def readiness(self):
+        return self.found["readiness"]
+
+    def liveness(self):
+        return self.found["liveness"]
+
+    def wait_s(self) -> float:
+        return 12.3
+
+    def saturation(self) -> float:
+        return 0.25
 
     def check(self, model_id: str | None) -> None:
         if self.refusal is not None:

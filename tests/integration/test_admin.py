@@ -25,8 +25,8 @@ def test_without_an_admin_key_set_nobody_may(service, action, headers):
     response = service.client.post(f"/v1/models/demo/{action}", headers=headers)
     assert problem_of(response)["code"] == "forbidden"
     assert response.status_code == 403
-    assert not service.device.loads
-    assert not service.device.unloads
+    assert not service.device.models.loads
+    assert not service.device.models.unloads
 
 
 @pytest.mark.parametrize("action", ["load", "unload"])
@@ -37,8 +37,8 @@ def test_a_missing_or_wrong_key_is_refused(make_service, action, headers):
     assert problem_of(response)["code"] == "unauthorized"
     assert response.status_code == 401
     assert response.headers["www-authenticate"] == "Bearer"
-    assert not service.device.loads
-    assert not service.device.unloads
+    assert not service.device.models.loads
+    assert not service.device.models.unloads
 
 
 @pytest.mark.parametrize("headers", WITH_KEY)
@@ -49,8 +49,8 @@ def test_the_key_loads_and_unloads_by_any_of_the_names(make_service, headers, na
     unloaded = service.client.post(f"/v1/models/{name}/unload", headers=headers)
     assert (loaded.status_code, unloaded.status_code) == (202, 202)
     assert loaded.json()["id"] == unloaded.json()["id"] == "R_50_FPN_s1x"
-    assert [card.id for card in service.device.loads] == ["R_50_FPN_s1x"]
-    assert service.device.unloads == ["R_50_FPN_s1x"]
+    assert [card.id for card in service.device.models.loads] == ["R_50_FPN_s1x"]
+    assert service.device.models.unloads == ["R_50_FPN_s1x"]
 
 
 def test_a_name_with_a_slash_is_a_name(make_service):

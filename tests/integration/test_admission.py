@@ -157,7 +157,7 @@ def test_while_it_drains_a_service_sends_its_clients_to_new_connections(service)
 
 def test_whether_it_is_ready_is_a_metric_too(service):
     assert sample(service, "densepose_ready") == 1
-    service.health["readiness"] = (False, "draining")
+    service.device.found["readiness"] = (False, "draining")
     assert sample(service, "densepose_ready") == 0
 
 

@@ -56,7 +56,7 @@ def wait_until(is_so, limit_s=10):
 
 
 def test_a_client_that_does_not_read_turns_no_other_away(make_service, monkeypatch):
-    monkeypatch.setattr("service.api.inflight.UNREAD_GRACE_S", 0.2)
+    monkeypatch.setattr("service.batching.inflight.UNREAD_GRACE_S", 0.2)
     # 24 million letters of base64 of 18 million bytes, which leave no room for another such answer.
     service = make_service(max_inflight_bytes=60_000_000, max_pixels=10**7)
     image = picture((1500, 1500), "JPEG")

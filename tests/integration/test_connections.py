@@ -24,7 +24,7 @@ def serving(service, **options):
     config = uvicorn.Config(
         service.app,
         port=0,
-        http=partial(Connection, limits=service.app.state.connection_limits),
+        http=partial(Connection, settings=service.settings, inflight=service.inflight),
         ws="none",
         log_config=None,
         access_log=False,

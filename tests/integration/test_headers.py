@@ -9,7 +9,7 @@ from urllib.parse import urljoin
 import pytest
 
 from service.api.access import Access
-from service.api.keys import parse_keys
+from service.keys import parse_keys
 
 ORIGIN = "https://app.example"
 TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

@@ -489,7 +489,7 @@ def test_an_answer_that_nobody_reads_is_given_up(service, monkeypatch):
         connection.settimeout(20)
         connection.connect(address)
         # The answers are kept for whoever reads late, until that is too much.
-        inflight = service.app.state.connection_limits.inflight
+        inflight = service.inflight
         is_kept = False
         try:
             for _ in range(2000):
@@ -550,7 +550,7 @@ def test_a_few_who_announce_much_and_send_nothing_keep_nobody_out(make_service):
         announcing = [socket.create_connection(address, 10) for _ in range(20)]
         for connection in announcing:
             connection.sendall(HEAD + b"Content-Length: 900000\r\n\r\n" + bytes(10))
-        inflight = service.app.state.connection_limits.inflight
+        inflight = service.inflight
         wait_for(lambda: inflight.num_requests == len(announcing))
         assert ask(address)[0] == 200
         for connection in announcing:

@@ -9,11 +9,10 @@ import socket
 import pytest
 
 from load_tests.stand_in import StandIn
-from model_store.catalogue import load_catalogue
 from service.api.access import Access
-from service.api.keys import parse_keys
 from service.assembly import assemble
 from service.errors import InvalidSetting
+from service.keys import parse_keys
 from service.logs import JsonFormatter
 from service.metrics import Metrics
 from service.settings import Settings
@@ -114,7 +113,7 @@ def test_the_admin_s_paths_take_the_admin_key_alone(locked, action, headers, cod
     response = locked.client.post(f"/v1/models/demo/{action}", headers=headers)
     assert problem_of(response)["code"] == code
     assert ("www-authenticate" in response.headers) == (code == "unauthorized")
-    assert (locked.device.loads, locked.device.unloads) == ([], [])
+    assert (locked.device.models.loads, locked.device.models.unloads) == ([], [])
     assert locked.client.post(f"/v1/models/demo/{action}", headers=ADMIN).status_code == 202
 
 
@@ -208,6 +207,5 @@ def test_a_file_of_keys_that_cannot_be_used_is_an_invalid_setting(tmp_path, text
     if text is not None:
         path.write_text(text)
     settings = Settings(api_keys_file=path, default_model="demo")
-    cards = load_catalogue()
     with pytest.raises(InvalidSetting, match="DENSEPOSE_API_KEYS_FILE"):
-        assemble(settings, StandIn(), lambda: cards, lambda _: None, Metrics({}))
+        assemble(settings, StandIn(), Metrics({}))

@@ -4,7 +4,7 @@ writes that anew."""
 import json
 from pathlib import Path
 
-from service.api.parameters import Parameters
+from service.pipeline.parameters import Parameters
 from tests.integration.conftest import build_service
 from tests.integration.test_errors import DOCUMENTED
 

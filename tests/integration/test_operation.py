@@ -55,7 +55,7 @@ def test_a_model_is_shown_by_its_id_or_an_alias(service, name, model_id):
 @pytest.mark.parametrize(("path", "probe"), [("/livez", "liveness"), ("/readyz", "readiness")])
 def test_health_is_200_or_503_with_the_reason(service, path, probe):
     assert service.client.get(path).status_code == 200
-    service.health[probe] = (False, "the device is lost")
+    service.device.found[probe] = (False, "the device is lost")
     response = service.client.get(path)
     assert response.status_code == 503
     assert response.json() == {"status": "unavailable", "reason": "the device is lost"}

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from service.api.access import Access
-from service.api.keys import parse_keys
+from service.keys import parse_keys
 from tests.integration.conftest import build_service, picture
 from tests.integration.test_errors import problem_of
 from tests.integration.test_operation import sample
@@ -108,7 +108,7 @@ def test_a_page_of_another_origin_may_not_ask(public, headers, method, path):
     assert response.status_code == 403
     assert method == "HEAD" or code_of(response) == "forbidden_origin"
     assert not [name for name in response.headers if name.startswith("access-control")]
-    assert public.device.asked == public.device.loads == []
+    assert public.device.asked == public.device.models.loads == []
 
 
 OF_OWN_PAGES = {

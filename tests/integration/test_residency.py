@@ -63,9 +63,7 @@ class Scene:
         self.metrics = build_metrics({})
         self.models = ServedModels(settings, self.metrics)
         self.metrics.watch_memory(self.models.memory)
-        self.service = assemble(
-            settings, self.models, self.models.cards, self.models.status_of, self.metrics
-        )
+        self.service = assemble(settings, self.models, self.metrics)
         self.most_used = 0
 
     async def ask(self, client, model_id):
@@ -85,7 +83,7 @@ class Scene:
         """The first answer of each model, and all answers of clients that ask in this order."""
         transport = httpx2.ASGITransport(self.service.application)
         async with (
-            self.service.engine.lifespan(None),
+            self.service.engine.running(),
             httpx2.AsyncClient(transport=transport, base_url="http://test", timeout=600) as client,
         ):
             first = {

@@ -18,7 +18,7 @@ from schemathesis.config import (
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from service.api.access import Access
-from service.api.keys import parse_keys
+from service.keys import parse_keys
 from tests.integration.conftest import build_service, picture
 
 SEED = 1
@@ -135,5 +135,5 @@ def test_one_request_after_the_other_is_answered_as_the_document_says():
             suppress_health_check=list(HealthCheck),
         )
     )
-    assert locked_service.device.loads
+    assert locked_service.device.models.loads
     assert locked_service.device.asked

@@ -18,9 +18,9 @@ import torch
 from load_tests.stand_in_weights import DATA, build_arrays
 from model_store.catalogue import load_catalogue
 from model_store.checkpoint import read_checkpoint
-from service.api.backend import ModelStatus
 from service.assembly import Service, assemble, build_metrics
 from service.batching import growth
+from service.datatypes import ModelStatus
 from service.inference.loading import build_predictor
 from service.inference.predictor import Predictor
 from service.settings import Settings
@@ -53,8 +53,15 @@ def demo_arrays():
 class OneModel:
     """A device side with one model, which is loaded."""
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, card, predictor: Predictor) -> None:
+        self.card = card
         self.predictor = predictor
+
+    def cards(self):
+        return {self.card.id: self.card}
+
+    def status_of(self, card):
+        return ModelStatus("ready")
 
     def request(self, card):
         loaded = Future()
@@ -79,13 +86,7 @@ def build_service(model_id: str, arrays) -> Service:
     card = replace(load_catalogue()[model_id], short_side=320, long_side=533)
     predictor, _ = build_predictor(card, arrays, torch.device("cpu"), torch.float32)
     settings = Settings(default_model=model_id, preload=(), timeout_ms=600_000)
-    return assemble(
-        settings,
-        OneModel(predictor),
-        lambda: {model_id: card},
-        lambda _: ModelStatus("ready"),
-        build_metrics({"torch": "?"}),
-    )
+    return assemble(settings, OneModel(card, predictor), build_metrics({"torch": "?"}))
 
 
 async def ask(client, case):

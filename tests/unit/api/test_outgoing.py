@@ -1,6 +1,5 @@
 import pytest
 
-from service.api.inflight import InflightBytes
 from service.api.outgoing import (
     MAX_READ_S,
     MIN_BYTES_READ_PER_S,
@@ -8,6 +7,7 @@ from service.api.outgoing import (
     Outgoing,
     Unread,
 )
+from service.batching.inflight import InflightBytes
 
 
 class Transport:

@@ -4,9 +4,9 @@ import json
 import pytest
 from starlette.datastructures import Headers
 
-from service.api.bounded_json import MAX_BRACKETS, MAX_COMMAS
 from service.api.submission import parser_for
 from service.errors import InvalidParameter, MalformedRequest, UnsupportedMediaType
+from service.pipeline.bounded_json import MAX_BRACKETS, MAX_COMMAS
 
 ATLAS_TOO = {"image": b"pixels", "atlas": b"texels"}
 FORM = "multipart/form-data; boundary=frontier"
@@ -37,20 +37,20 @@ def in_form(*fields):
 def test_a_raw_body_is_the_image_and_is_not_copied(content_type):
     headers = Headers({} if content_type is None else {"content-type": content_type})
     body = bytearray(b"pixels")
-    assert parser_for(headers)(body).image is body
+    assert parser_for(headers)(body).pictures.image is body
 
 
 def test_json_carries_the_image_in_base64_and_parameters_as_they_are():
     body = in_json(image=base64.b64encode(b"pixels").decode(), boxes=[[1, 2, 3, 4]])
     submission = parse("application/json; charset=utf-8", body)
-    assert submission.image == b"pixels"
+    assert submission.pictures.image == b"pixels"
     assert submission.parameters == (("boxes", [[1, 2, 3, 4]]),)
 
 
 def test_a_form_carries_the_image_as_a_part_and_parameters_as_text():
     body = in_form((b"min_score", b"0.5"), (b"image", b"pixels"), (b"model", b"demo"))
     submission = parse(FORM, body)
-    assert bytes(submission.image) == b"pixels"
+    assert bytes(submission.pictures.image) == b"pixels"
     assert submission.parameters == (("min_score", "0.5"), ("model", "demo"))
 
 
@@ -71,7 +71,10 @@ def test_an_encoded_body_is_refused(encoding):
 
 
 def test_identity_is_no_encoding():
-    assert parse("image/png", b"pixels", **{"content-encoding": "Identity"}).image == b"pixels"
+    assert (
+        parse("image/png", b"pixels", **{"content-encoding": "Identity"}).pictures.image
+        == b"pixels"
+    )
 
 
 @pytest.mark.parametrize(
@@ -152,24 +155,24 @@ BYTES = bytes(range(256)) + b"\xfb\xff"
     ],
 )
 def test_base64_is_taken_as_people_write_it(text):
-    assert parse("application/json", in_json(image=text)).image == BYTES
+    assert parse("application/json", in_json(image=text)).pictures.image == BYTES
 
 
 def test_what_nobody_has_filled_in_of_a_form_is_not_there():
     body = in_form((b"image", b"pixels"), (b"model", b""), (b"min_score", b"0.7"), (b"atlas", b""))
     submission = parse(FORM, body)
     assert submission.parameters == (("min_score", "0.7"),)
-    assert submission.atlas is None
+    assert submission.pictures.atlas is None
 
 
 def test_an_atlas_comes_as_a_part_or_in_base64():
     body = in_form((b"image", b"pixels"), (b"atlas", b"texels"))
-    assert bytes(parse(FORM, body).atlas) == b"texels"
+    assert bytes(parse(FORM, body).pictures.atlas) == b"texels"
     fields = {name: base64.b64encode(data).decode() for name, data in ATLAS_TOO.items()}
     submission = parse("application/json", in_json(**fields))
-    assert (submission.image, submission.atlas) == (b"pixels", b"texels")
+    assert (submission.pictures.image, submission.pictures.atlas) == (b"pixels", b"texels")
     assert submission.parameters == ()
-    assert parse(FORM, in_form((b"image", b"pixels"))).atlas is None
+    assert parse(FORM, in_form((b"image", b"pixels"))).pictures.atlas is None
 
 
 def test_an_atlas_that_is_none_is_told_by_its_name():

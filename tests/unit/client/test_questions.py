@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.api.parameters import Parameters, check_parameters
 from service.client.exchange import Request
 from service.client.questions import (
     MAX_QUERY_CHARACTERS,
@@ -14,6 +13,7 @@ from service.client.questions import (
     change_of,
     encode_rgb,
 )
+from service.pipeline.parameters import Parameters, check_parameters
 
 # Said otherwise: the time of a call, and a picture beside the parameters.
 OTHERWISE = {"timeout_ms"}

@@ -7,12 +7,11 @@ import pytest
 
 from load_tests.generator import jpeg
 from load_tests.stand_in import StandIn
-from model_store.catalogue import load_catalogue
 from model_store.errors import UnknownModel
-from service.api.parameters import check_parameters
 from service.assembly import build_metrics
 from service.errors import OutOfMemory, UnsupportedOutput
 from service.output.media import PNG, ZIP
+from service.pipeline.parameters import check_parameters
 from service.predict.describing import CannotGoOn, NotDescribed
 from service.predict.in_process import Question, describing
 from service.settings import Settings
@@ -41,7 +40,7 @@ def describe(images, device=None, media_type=ZIP, wishes=None, **settings):
     chosen = Settings(default_model="demo", **settings)
 
     async def run():
-        way = describing(chosen, device, load_catalogue, question, build_metrics({}))
+        way = describing(chosen, device, question, build_metrics({}))
         async with way as ask:
             return await asyncio.gather(*map(ask, images), return_exceptions=True)
 

@@ -2,7 +2,7 @@ import argparse
 
 import pytest
 
-from service.api.parameters import Parameters
+from service.pipeline.parameters import Parameters
 from service.predict.options import PARAMETERS, add_predict_options
 
 # What differs from image to image, or has an option of another kind.

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from service.api.parameters import check_parameters
-from service.api.styling import style_with
 from service.client.arrays import read_members
 from service.client.errors import UnreadableAnswer
 from service.output.archives import write_npy, write_npz, write_zip
@@ -18,6 +16,8 @@ from service.output.dump import describe_image, flatten_entries
 from service.output.media import COCO
 from service.output.png import encode_png
 from service.output.presets import PRESETS, find_tools
+from service.pipeline.parameters import check_parameters
+from service.pipeline.styling import style_with
 from service.predict.files import Job
 from service.predict.options import NAMINGS
 from service.predict.recipes import (

@@ -1,9 +1,9 @@
 """A client's wishes for a render held against its preset."""
 
-from service.api.parameters import Parameters
 from service.errors import InvalidParameter
 from service.output.palettes import Palette
 from service.output.presets import PRESETS, Drawing, Preset, Style
+from service.pipeline.parameters import Parameters
 
 REFINEMENTS = frozenset({"palette", "alpha", "background", "paint", "people", "size", "image_id"})
 

@@ -5,13 +5,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.api.plan import Plan, query_for
-from service.api.submission import Submission
 from service.datatypes import Output, Sample
 from service.errors import InvalidParameter
 from service.imaging.decoders import Decoders
-from service.imaging.pictures import Wanted
+from service.imaging.pictures import File, Wanted
 from service.output.drawing import Scenery, is_atlas_shape
+from service.pipeline.plan import Plan, query_for
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """What a client sent, encoded: the image, and an atlas for a render that is textured."""
+
+    image: File
+    atlas: File | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,7 @@ class Prepared:
 
 
 async def prepare(
-    submission: Submission,
+    pictures: Pictures,
     plan: Plan,
     decoders: Decoders,
     deadline_s: float,
@@ -56,7 +63,7 @@ async def prepare(
         long_side=long_side,
         is_photo_kept=plan.is_drawn_on_photo or is_gathered_from,
     )
-    pixels = await decoders.read(submission.image, submission.atlas, wanted, deadline_s)
+    pixels = await decoders.read(pictures.image, pictures.atlas, wanted, deadline_s)
     if pixels.atlas is not None:
         _check_atlas(pixels.atlas)
     query = query_for(plan, pixels.image_size_hw)

@@ -1,8 +1,8 @@
 import pytest
 
-from service.api.inflight import InflightBytes
-from service.api.room import AnswerRoom
+from service.batching.inflight import InflightBytes
 from service.errors import AnswerTooLarge, ClientLeft, Overloaded
+from service.pipeline.room import AnswerRoom
 
 
 class Size:

@@ -4,11 +4,11 @@ import pytest
 
 from model_store.catalogue import Architecture, ModelCard, load_catalogue
 from model_store.errors import UnknownModel
-from service.api.capabilities import bytes_per_pixel, outputs_of
-from service.api.parameters import check_parameters
-from service.api.plan import plan_answer, query_for
 from service.datatypes import Output, RawMap
 from service.errors import InvalidParameter, NotAcceptable, UnsupportedOutput
+from service.pipeline.capabilities import bytes_per_pixel, outputs_of
+from service.pipeline.parameters import check_parameters
+from service.pipeline.plan import plan_answer, query_for
 
 CHART = ModelCard(id="chart", group="test", architecture=Architecture(), aliases=("Chart-Alias",))
 CONFIDENT = ModelCard(

@@ -1,10 +1,10 @@
 import pytest
 
-from service.api.parameters import check_parameters
-from service.api.styling import REFINEMENTS, style_for
 from service.errors import InvalidParameter
 from service.output.palettes import Palette
 from service.output.presets import PRESETS
+from service.pipeline.parameters import check_parameters
+from service.pipeline.styling import REFINEMENTS, style_for
 
 VALUES = {
     "palette": "jet",

@@ -7,11 +7,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
-from service.api.bounded_json import parse_json
 from service.datatypes import Output
 from service.output.palettes import Palette
 from service.output.parts import GROUPS, Grouping
 from service.output.presets import BACKGROUNDS, PEOPLE, PRESETS
+from service.pipeline.bounded_json import parse_json
 
 MAX_BOXES = 100
 MAX_POINTS = 1000

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -13,10 +13,10 @@ import pytest
 
 from model_store.catalogue import load_catalogue
 from model_store.errors import CheckpointUnavailable
-from service import engine as engine_module
+from service.batching import engine as engine_module
 from service.batching.device_thread import MAX_RESTARTS
+from service.batching.engine import Engine, patience_with
 from service.datatypes import Instance, Prediction, Query, Sample
-from service.engine import Engine, QueueLimits
 from service.errors import (
     DeadlineExceeded,
     DeviceFailed,
@@ -27,6 +27,7 @@ from service.errors import (
     Unhealthy,
 )
 from service.metrics import Metrics
+from service.settings import Settings
 
 DEMO = load_catalogue()["demo"]
 OTHER = replace(DEMO, id="other")
@@ -49,6 +50,9 @@ class Models:
 
     def __post_init__(self):
         self.may_compute.set()
+
+    def cards(self):
+        return CARDS
 
     def lease(self, model_id):
         return nullcontext()
@@ -96,28 +100,24 @@ class Scene:
 
     async def ask(self, width=1, *, card=DEMO, timeout_s=TIMEOUT_S) -> Prediction:
         """A request's way through the queue, without HTTP."""
-        queue, deadline_s = self.engine.queue(), time.monotonic() + timeout_s
-        queue.check(card.id)
-        with queue.admit():
-            await queue.prepare(card, deadline_s)
-            return await queue.predict(card, sample_of(width), deadline_s)
+        engine, deadline_s = self.engine, time.monotonic() + timeout_s
+        engine.check(card.id)
+        with engine.admit():
+            await engine.prepare(card, deadline_s)
+            return await engine.predict(card, sample_of(width), deadline_s)
 
     def value(self, name, **labels) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
-LIMITS = QueueLimits(
-    max_batch=4, max_queue=3, max_delay_ms=0, timeout_ms=30_000, image_pixels=10**6
-)
+LIMITS = {"max_batch": 4, "max_queue": 3, "timeout_ms": 30_000, "preload": ()}
 
 
 @asynccontextmanager
-async def running(
-    *, preload: Sequence[str] = (), models: Models | None = None, limits: QueueLimits = LIMITS
-):
+async def running(*, models: Models | None = None, hang_s=None, **changes):
     models, metrics = models or Models(), Metrics({"version": "test"})
-    engine = Engine(models, lambda: CARDS, preload=preload, limits=limits, metrics=metrics)
-    async with engine.lifespan(None):
+    engine = Engine(models, Settings(**LIMITS | changes), metrics, hang_s=hang_s)
+    async with engine.running():
         try:
             yield Scene(engine, models, metrics)
         finally:
@@ -152,7 +152,7 @@ def test_a_full_queue_refuses_and_has_room_again_when_requests_end():
             with pytest.raises(Overloaded) as caught:
                 await it.ask(5)
             assert caught.value.reason == "queue_full"
-            assert it.engine.queue().saturation() == 1
+            assert it.engine.saturation() == 1
             assert it.value("densepose_queue_pending", model="demo") == 3
             it.models.may_compute.set()
             await asyncio.gather(*tasks)
@@ -263,7 +263,7 @@ def test_a_device_that_dies_again_and_again_is_not_alive(monkeypatch):
             assert not it.engine.liveness()[0]
             assert not it.engine.readiness()[0]
             with pytest.raises(Unhealthy):
-                it.engine.queue().check("demo")
+                it.engine.check("demo")
 
     def die(model_id, samples):
         raise SystemExit("the device is gone")
@@ -508,7 +508,7 @@ def test_a_device_that_hangs_is_found_out_by_the_watchdog(monkeypatch):
     monkeypatch.setattr(engine_module, "WATCH_PERIOD_S", 0.01)
 
     async def scene():
-        async with running(limits=replace(LIMITS, hang_s=0.05)) as it:
+        async with running(hang_s=0.05) as it:
             it.models.may_compute.clear()
             with pytest.raises(Unhealthy):
                 await it.ask()
@@ -522,7 +522,7 @@ def test_when_the_device_is_lost_those_who_wait_for_a_model_are_told_too(monkeyp
     monkeypatch.setattr(engine_module, "WATCH_PERIOD_S", 0.01)
 
     async def scene():
-        async with running(limits=replace(LIMITS, hang_s=0.05)) as it:
+        async with running(hang_s=0.05) as it:
             it.models.loads["other"] = Future()
             waiting = asyncio.create_task(it.ask(card=OTHER))
             it.models.may_compute.clear()
@@ -538,5 +538,5 @@ def test_when_the_device_is_lost_those_who_wait_for_a_model_are_told_too(monkeyp
     ("timeout_ms", "batch_s", "first_s"), [(1000, 60, 600), (300_000, 1200, 1200)]
 )
 def test_a_batch_hangs_when_nobody_can_wait_for_it_any_more(timeout_ms, batch_s, first_s):
-    patience = replace(LIMITS, timeout_ms=timeout_ms).patience
+    patience = patience_with(Settings(timeout_ms=timeout_ms), None)
     assert (patience.batch_s, patience.first_batch_s) == (batch_s, first_s)

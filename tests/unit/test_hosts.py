@@ -1,6 +1,6 @@
 import pytest
 
-from service.api.hosts import Authority, is_loopback, parse_authority
+from service.hosts import Authority, is_loopback, parse_authority
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.api.parameters import Parameters, check_parameters
 from service.errors import InvalidParameter
+from service.pipeline.parameters import Parameters, check_parameters
 
 
 def test_without_any_parameter_the_defaults_are_those_of_the_contract():

@@ -1,11 +1,11 @@
 import pytest
 
 from model_store.catalogue import Architecture, ModelCard
-from service.api.answer_size import AnswerSize, known_regions
-from service.api.parameters import check_parameters
-from service.api.plan import plan_answer
 from service.datatypes import Query
 from service.output.media import JSON, NPY, NPZ, PNG, ZIP
+from service.pipeline.parameters import check_parameters
+from service.pipeline.plan import plan_answer
+from service.pipeline.room import AnswerSize, known_regions
 
 CARDS = {
     card.id: card

@@ -7,13 +7,12 @@ import pytest
 from PIL import Image
 
 from model_store.catalogue import Architecture, ModelCard
-from service.api.parameters import check_parameters
-from service.api.plan import plan_answer
-from service.api.preparation import prepare
-from service.api.submission import Submission
 from service.errors import ImageTooLarge, InvalidParameter, UndecodableImage
 from service.imaging.decoders import Decoders
 from service.metrics import Metrics
+from service.pipeline.parameters import check_parameters
+from service.pipeline.plan import plan_answer
+from service.pipeline.preparation import Pictures, prepare
 
 CARD = ModelCard(id="chart", group="test", architecture=Architecture())
 
@@ -37,7 +36,7 @@ def prepared(*, atlas=None, max_pixels=10**6, **given):
     async def run():
         with ThreadPoolExecutor(1) as threads:
             return await prepare(
-                Submission(picture(60, 40), atlas=atlas),
+                Pictures(picture(60, 40), atlas),
                 plan,
                 Decoders(threads, num_usual=1, num_large=1, metrics=Metrics({})),
                 time.monotonic() + 60,

@@ -5,25 +5,24 @@ It is given the device side as `Models`, and knows neither torch nor HTTP.
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from model_store.catalogue import ModelCard, find_model
 from model_store.errors import ModelStoreError
-from service.api.backend import Queue
 from service.batching.admission import Admission, Stage
 from service.batching.device_thread import BatchReport, DeviceThread, Failure, Patience
 from service.batching.party import PARTY
 from service.batching.scheduler import Budget, Scheduler, waited_in_vain
 from service.batching.ticket import BatchKey, Ticket
-from service.datatypes import Prediction, Query, Sample
+from service.datatypes import ModelStatus, Prediction, Query, Sample
 from service.errors import (
     DeadlineExceeded,
     DeviceFailed,
@@ -33,6 +32,7 @@ from service.errors import (
     Unhealthy,
 )
 from service.metrics import Metrics
+from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,13 @@ INSTANCES_PER_IMAGE = 32
 
 
 class Models(Protocol):
-    """The device side."""
+    """The device side: the models that are served, and where they are."""
+
+    def cards(self) -> Mapping[str, ModelCard]:
+        """All of them, by id."""
+
+    def status_of(self, card: ModelCard, /) -> ModelStatus:
+        """Where a model is, and what it takes there."""
 
     def request(self, card: ModelCard, /) -> Future[Any]:
         """Done when the model is loaded, or could not be; loads it where that is needed."""
@@ -79,60 +85,37 @@ class Models(Protocol):
         """Wait for what is under way, and start nothing else."""
 
 
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """How much may wait for the device, how long, and how much of it goes at once."""
-
-    max_batch: int
-    max_queue: int
-    max_delay_ms: int
-    timeout_ms: int
-    # Of the largest image that is common: so many fit into a batch as `max_batch` says.
-    image_pixels: int
-    # How long a batch may take before the device counts as hanging; None: by `timeout_ms`.
-    hang_s: float | None = None
-
-    @property
-    def patience(self) -> Patience:
-        """The same for any batch, and for the first one of a model."""
-        if self.hang_s is not None:
-            return Patience(self.hang_s, self.hang_s)
-        batch_s = max(HANG_TIMEOUTS * self.timeout_ms / 1000, MIN_HANG_S)
-        return Patience(batch_s, max(batch_s, FIRST_HANG_S))
-
-
 class Engine:
     """Takes images to the device and answers back; starts, drains and stops. The event loop's."""
 
     def __init__(
         self,
         models: Models,
-        cards: Callable[[], Mapping[str, ModelCard]],
-        *,
-        preload: Iterable[str],
-        limits: QueueLimits,
+        settings: Settings,
         metrics: Metrics,
-        stages: Mapping[str, Stage] = MappingProxyType({}),
+        stages: Sequence[Stage] = (),
+        *,
+        hang_s: float | None = None,
     ) -> None:
-        """`stages` are the threads that requests pass beside the device, by what they do."""
-        self._models = models
-        self._cards = cards
+        """`stages` are the threads that requests pass beside the device.
+
+        A batch that takes longer than `hang_s` hangs; by default that follows from `timeout_ms`.
+        """
+        self.models = models
         self._metrics = metrics
-        self._limits = limits
+        self._timeout_s = settings.timeout_ms / 1000
         self._device = DeviceThread[Sample, Prediction](
             self._run,
-            Scheduler(_budget(limits), max_delay_s=limits.max_delay_ms / 1000),
+            Scheduler(_budget(settings), max_delay_s=settings.max_delay_ms / 1000),
             count_instances=lambda prediction: len(prediction.instances),
             on_batch=self._measure,
             on_failure=self._measure_failure,
-            patience=limits.patience,
+            patience=patience_with(settings, hang_s),
         )
-        self._admission = Admission(
-            self._device, max_queue=limits.max_queue, stages=tuple(stages.values())
-        )
+        self._admission = Admission(self._device, max_queue=settings.max_queue, stages=stages)
         self._measured_models = set[str]()
         # Why the service is not ready, by the model that it waits for.
-        self._awaited = dict.fromkeys(preload, "is being loaded")
+        self._awaited = dict.fromkeys(settings.preload, "is being loaded")
         self.is_draining = False
         self._is_hurried = False
         # Of those who wait for a model, so that a hurry ends that.
@@ -148,16 +131,51 @@ class Engine:
         """Why nothing can be computed any more in this process; None: all is well."""
         return self._device.failure
 
-    def queue(self) -> Queue:
-        """The way of a request to the device."""
-        return Queue(
-            check=lambda model_id: self._admission.check(model_id, PARTY.get()),
-            admit=lambda: self._admission.admit(PARTY.get()),
-            prepare=self._prepare,
-            predict=self._predict,
-            wait_s=self._device.wait_s,
-            saturation=self._saturation,
-        )
+    @property
+    def is_over(self) -> bool:
+        """Whether clients should take their next request elsewhere."""
+        return self.is_draining or self.failure is not None
+
+    def check(self, model_id: str | None) -> None:
+        """Raises at once what `admit` would, about a model if it is known by then."""
+        self._admission.check(model_id, PARTY.get())
+
+    def admit(self) -> AbstractContextManager[None]:
+        """Accepts a request for the length of a block.
+
+        Raises:
+            Draining, Unhealthy, Overloaded: it is not accepted.
+        """
+        return self._admission.admit(PARTY.get())
+
+    async def prepare(self, card: ModelCard, deadline_s: float) -> None:
+        """Waits for the model of an accepted request; deadlines are of `time.monotonic()`.
+
+        Raises:
+            Overloaded: the device could not serve the request in time.
+            ServiceError, ModelStoreError: the model cannot be had.
+        """
+        await self._load(card, deadline_s, self._step_aside)
+        self._admission.check_turn(card.id, PARTY.get(), deadline_s - time.monotonic())
+
+    async def predict(self, card: ModelCard, sample: Sample, deadline_s: float) -> Prediction:
+        """What the model finds in an accepted request's image; cancelling it drops the work."""
+        with await self._lease(card, deadline_s, self._step_aside):
+            if self._is_hurried:
+                raise _shutting_down()
+            ticket = _ticket(card, sample, deadline_s)
+            self._measure_queue_of(card.id)
+            prediction = await self._run_ticket(ticket)
+        queue_s = (ticket.started_s or ticket.queued_s) - ticket.queued_s
+        return replace(prediction, stage_seconds={"queue": queue_s, **prediction.stage_seconds})
+
+    def wait_s(self) -> float:
+        """Estimated seconds until what is queued now is done."""
+        return self._device.wait_s()
+
+    def saturation(self) -> float:
+        """How near the queue is to refusing: 1."""
+        return max(self._admission.fill, self._device.wait_s() / self._timeout_s)
 
     def readiness(self) -> tuple[bool, str]:
         """Whether requests should be sent here, and why not."""
@@ -176,8 +194,8 @@ class Engine:
         return False, self._device.failure.message
 
     @asynccontextmanager
-    async def lifespan(self, _: Any) -> AsyncIterator[None]:
-        """Preloads while the application runs; at its end finishes what was accepted."""
+    async def running(self) -> AsyncIterator[None]:
+        """Preloads while the block runs; at its end finishes what was accepted."""
         tasks = [asyncio.create_task(self._preload(name)) for name in self._awaited]
         tasks.append(asyncio.create_task(self._watch_event_loop()))
         tasks.append(asyncio.create_task(self._watch_device()))
@@ -188,7 +206,7 @@ class Engine:
                 task.cancel()
             await asyncio.to_thread(self._device.stop)
             if self.failure is None:
-                await asyncio.to_thread(self._models.close)
+                await asyncio.to_thread(self.models.close)
 
     def drain(self) -> None:
         """Says that no more requests should come; those that come are served. Signal-safe."""
@@ -215,10 +233,6 @@ class Engine:
             if not timeout.expired():
                 timeout.reschedule(asyncio.get_running_loop().time())
 
-    async def _prepare(self, card: ModelCard, deadline_s: float) -> None:
-        await self._load(card, deadline_s, self._step_aside)
-        self._admission.check_turn(card.id, PARTY.get(), deadline_s - time.monotonic())
-
     def _step_aside(self, model_id: str) -> AbstractContextManager[None]:
         return self._admission.step_aside(model_id, PARTY.get())
 
@@ -226,12 +240,12 @@ class Engine:
         self, card: ModelCard, deadline_s: float, aside: Aside
     ) -> AbstractContextManager[object]:
         """The model, until the end of a block; waited for again if it has made room for others."""
-        while (lease := self._models.lease(card.id)) is None:
+        while (lease := self.models.lease(card.id)) is None:
             await self._load(card, deadline_s, aside)
         return lease
 
     async def _load(self, card: ModelCard, deadline_s: float, aside: Aside) -> None:
-        load = self._models.request(card)
+        load = self.models.request(card)
         try:
             if not load.done():
                 with aside(card.id):
@@ -258,19 +272,6 @@ class Engine:
         finally:
             self._load_timeouts.discard(timeout)
 
-    async def _predict(self, card: ModelCard, sample: Sample, deadline_s: float) -> Prediction:
-        with await self._lease(card, deadline_s, self._step_aside):
-            return await self._run_sample(card, sample, deadline_s)
-
-    async def _run_sample(self, card: ModelCard, sample: Sample, deadline_s: float) -> Prediction:
-        if self._is_hurried:
-            raise _shutting_down()
-        ticket = _ticket(card, sample, deadline_s)
-        self._measure_queue_of(card.id)
-        prediction = await self._run_ticket(ticket)
-        queue_s = (ticket.started_s or ticket.queued_s) - ticket.queued_s
-        return replace(prediction, stage_seconds={"queue": queue_s, **prediction.stage_seconds})
-
     async def _run_ticket(self, ticket: Ticket[Sample, Prediction]) -> Prediction:
         self._device.submit(ticket)
         try:
@@ -289,9 +290,9 @@ class Engine:
 
     def _run(self, key: BatchKey, samples: Sequence[Sample]) -> Sequence[Prediction | Exception]:
         if key.is_warm_up:
-            self._models.warm_up(key.model_id)
+            self.models.warm_up(key.model_id)
             return [NOTHING] * len(samples)
-        return self._models.predict(key.model_id, samples)
+        return self.models.predict(key.model_id, samples)
 
     def _measure(self, report: BatchReport[Sample, Prediction]) -> None:
         """Publishes a batch; on the device's thread."""
@@ -316,9 +317,6 @@ class Engine:
             pending = self._metrics.queue_pending.labels(model_id)
             pending.set_function(lambda: self._device.waiting_by_model()[model_id])
 
-    def _saturation(self) -> float:
-        return max(self._admission.fill, 1000 * self._device.wait_s() / self._limits.timeout_ms)
-
     async def _watch_event_loop(self) -> None:
         while True:
             due_s = time.monotonic() + LAG_PERIOD_S
@@ -337,7 +335,7 @@ class Engine:
         backoff_s = FIRST_PRELOAD_BACKOFF_S
         while True:
             try:
-                await self._warm_up(find_model(self._cards(), name))
+                await self._warm_up(find_model(self.models.cards(), name))
             except (ServiceError, ModelStoreError) as error:
                 self._awaited[name] = str(error)
                 logger.warning(
@@ -380,12 +378,22 @@ def _ticket(card: ModelCard, sample: Sample, deadline_s: float) -> Ticket[Sample
     )
 
 
-def _budget(limits: QueueLimits) -> Budget:
+def _budget(settings: Settings) -> Budget:
+    # The largest image that is common: so many fit into a batch as `max_batch` says.
+    sides = (-(-side // 32) * 32 for side in (settings.short_side, settings.long_side))
     return Budget(
-        max_images=limits.max_batch,
-        max_pixels=limits.max_batch * limits.image_pixels,
-        max_instances=limits.max_batch * INSTANCES_PER_IMAGE,
+        max_images=settings.max_batch,
+        max_pixels=settings.max_batch * math.prod(sides),
+        max_instances=settings.max_batch * INSTANCES_PER_IMAGE,
     )
+
+
+def patience_with(settings: Settings, hang_s: float | None) -> Patience:
+    """The same for any batch, and for the first one of a model."""
+    if hang_s is not None:
+        return Patience(hang_s, hang_s)
+    batch_s = max(HANG_TIMEOUTS * settings.timeout_ms / 1000, MIN_HANG_S)
+    return Patience(batch_s, max(batch_s, FIRST_HANG_S))
 
 
 def _shutting_down() -> Draining:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from service.api.values import (
+from service.errors import InvalidParameter
+from service.pipeline.values import (
     COMMA_LIST,
     JSON_LIST,
     PERSON,
@@ -26,7 +27,6 @@ from service.api.values import (
     SizeText,
     Whole,
 )
-from service.errors import InvalidParameter
 
 MAX_SHOWN_ERRORS = 3
 # Those that take several values as a comma list.

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from service.api.bounded_json import MAX_BRACKETS, MAX_COMMAS, RepeatedNameError, parse_json
+from service.pipeline.bounded_json import MAX_BRACKETS, MAX_COMMAS, RepeatedNameError, parse_json
 
 
 def test_a_value_is_what_json_makes_of_it():

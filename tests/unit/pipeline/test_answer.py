@@ -3,12 +3,11 @@ import json
 import numpy as np
 
 from model_store.catalogue import Architecture, ModelCard
-from service.api.answer import canvases_of, jobs_of, write_answer
-from service.api.parameters import check_parameters
-from service.api.pieces import Draft
-from service.api.plan import plan_answer
 from service.datatypes import Instance, Map, Prediction
 from service.output.chunks import join
+from service.pipeline.answer import Draft, canvases_of, jobs_of, write_answer
+from service.pipeline.parameters import check_parameters
+from service.pipeline.plan import plan_answer
 
 CARD = ModelCard(id="confident", group="test", architecture=Architecture(uv_confidence="iid_iso"))
 TIMING = dict.fromkeys(

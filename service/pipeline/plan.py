@@ -4,13 +4,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from model_store.catalogue import ModelCard, find_model
-from service.api.capabilities import has_picture, maps_of, outputs_of, tells_its_mask
-from service.api.parameters import Parameters
-from service.api.styling import style_for
 from service.datatypes import MAPS, AnyMap, BoxXYXY, Output, Query, SizeHW
 from service.errors import InvalidParameter, NotAcceptable, UnsupportedOutput
 from service.output.media import NPZ, PNG
 from service.output.presets import Style
+from service.pipeline.capabilities import has_picture, maps_of, outputs_of, tells_its_mask
+from service.pipeline.parameters import Parameters
+from service.pipeline.styling import style_for
 
 MAX_SHOWN_MODELS = 5
 # Of the short side. detectron2/config/defaults.py: INPUT.MAX_SIZE_TEST over MIN_SIZE_TEST

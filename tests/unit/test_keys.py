@@ -3,7 +3,7 @@ import hashlib
 import pytest
 from starlette.datastructures import Headers
 
-from service.api.keys import Key, Rate, find_key, parse_keys, sent_digest
+from service.keys import Key, Rate, find_key, parse_keys, sent_digest
 
 A, B = "a" * 64, "B" * 64
 ALICE = Key("alice", bytes.fromhex(A))
@@ -109,6 +109,6 @@ def test_every_key_is_compared_also_behind_the_right_one(monkeypatch):
         compared.append(first)
         return first == second
 
-    monkeypatch.setattr("service.api.keys.hmac.compare_digest", compare)
+    monkeypatch.setattr("service.keys.hmac.compare_digest", compare)
     assert find_key((ALICE, BOB), ALICE.digest) is ALICE
     assert compared == [ALICE.digest, BOB.digest]

@@ -1,6 +1,6 @@
 import pytest
 
-from service.api.record import STAGES, new_record
+from service.pipeline.record import STAGES, new_record
 
 
 @pytest.mark.parametrize("request_id", ["a", "A-1.b_c", "x" * 128])

@@ -2,7 +2,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from service.api.inflight import UNREAD_GRACE_S, InflightBytes
+from service.batching.inflight import UNREAD_GRACE_S, InflightBytes
 from service.errors import ClientLeft, Overloaded
 
 
