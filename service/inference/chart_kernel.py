@@ -6,7 +6,7 @@ Shape letters: R instances, S = side of the head's output, T = pixels of one pro
 import triton
 import triton.language as tl
 
-from service.datatypes import Output
+from service.inference.chart_maps import IN_KERNEL
 from service.inference.map_buffer import Chunk, MapBuffer
 from service.inference.region_kernel import (
     find_cells,
@@ -19,7 +19,6 @@ from service.inference.region_kernel import (
 from service.inference.regions import as_table
 from service.network.predictors import HeadOutput
 
-PAINTED = (Output.IUV, Output.IUV16, Output.UV, Output.LABELS, Output.COARSE, Output.MASK)
 PIXELS = 64
 
 
@@ -31,7 +30,7 @@ def paint_charts(raw: HeadOutput, chunk: Chunk, maps: MapBuffer) -> None:
     most_pixels = max(width * height for _, _, width, height in chunk.regions)
     iuv, iuv16, uv, labels, coarse_map, mask = (
         maps[output] if output in maps else None  # noqa: SIM401 - no dictionary
-        for output in PAINTED
+        for output in IN_KERNEL
     )
     _paint_pixels[(triton.cdiv(most_pixels, PIXELS), len(chunk.regions))](
         table_NC,

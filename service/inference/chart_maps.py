@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from service.datatypes import AnyMap, Output, RawMap
+from service.datatypes import MAPS, AnyMap, Output, RawMap
 from service.inference.argmax import argmax_of_rows
 from service.inference.map_buffer import Chunk, MapBuffer, MapLayout, spread
 from service.inference.regions import Tile, as_table, tiles
@@ -28,6 +28,8 @@ MIN_VARIANCE = 0.01
 # Fields of one channel; all others have one for each label.
 PER_CELL = ("fine_segm_confidence", "coarse_segm_confidence")
 IUV16_MAX = 65535
+# What the kernel of CUDA paints, in the order in which it takes them.
+IN_KERNEL = (Output.IUV, Output.IUV16, Output.UV, Output.LABELS, Output.COARSE, Output.MASK)
 # Of confidences: sample 0 is off the body, so that their least value is 1.
 QUANTIZED_MIN, QUANTIZED_MAX = 1, 65535
 CONFIDENCE_RANGES = "confidence_ranges"
@@ -47,42 +49,35 @@ class ChartMaps:
 
     def fields(self, outputs: frozenset[AnyMap]) -> tuple[str, ...]:
         """What the head must give for these outputs, and no more."""
-        fields = ["coarse_segm"]
-        if outputs - {Output.COARSE}:
-            fields.append("fine_segm")
-        if outputs & {Output.IUV, Output.IUV16, Output.UV, Output.TEXTURE, RawMap.UV}:
-            fields += ["u", "v"]
+        needed = {"coarse_segm"}.union(*(MAPS[output].needs["chart"] for output in outputs))
+        fields: list[str] = [
+            field for field in ("coarse_segm", "fine_segm", "u", "v") if field in needed
+        ]
         if outputs & {Output.CONFIDENCE, RawMap.CONFIDENCE}:
             fields += self._confidence_fields
         return tuple(fields)
 
     def layout(self, outputs: frozenset[AnyMap], pixels: int, instances: int) -> MapLayout:
         """Shape and type of every map of a batch."""
-        names = len(confidence_names(self._confidence_fields))
-        layout: dict[AnyMap, tuple[tuple[int, ...], torch.dtype]] = {
-            Output.IUV: ((pixels, 3), torch.uint8),
-            Output.IUV16: ((pixels, 3), torch.uint16),
-            Output.UV: ((2, pixels), torch.float32),
-            Output.LABELS: ((pixels,), torch.uint8),
-            Output.COARSE: ((pixels,), torch.uint8),
-            Output.MASK: ((pixels,), torch.uint8),
-            Output.CONFIDENCE: ((names, pixels), torch.uint16),
-            RawMap.UV: ((2, pixels), torch.float32),
-            RawMap.CONFIDENCE: ((len(self._confidence_fields), pixels), torch.float32),
+        fields = {
+            Output.CONFIDENCE: confidence_names(self._confidence_fields),
+            RawMap.CONFIDENCE: self._confidence_fields,
         }
-        if Output.TEXTURE in outputs:
-            # What textures are gathered by.
-            outputs = outputs - {Output.TEXTURE} | {Output.LABELS, Output.UV}
-        chosen: dict[str, tuple[tuple[int, ...], torch.dtype]] = {o: layout[o] for o in outputs}
+        chosen: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+        for output in frozenset[AnyMap]().union(*(MAPS[one].made_of or {one} for one in outputs)):
+            kind = MAPS[output]
+            planes = (len(fields[output]),) if kind.is_per_field else kind.planes
+            chosen[output] = (*planes, pixels, *kind.depth), getattr(torch, kind.dtype)
         if Output.CONFIDENCE in outputs:
-            chosen[CONFIDENCE_RANGES] = ((2, instances, names), torch.float32)
+            shape = 2, instances, len(fields[Output.CONFIDENCE])
+            chosen[CONFIDENCE_RANGES] = shape, torch.float32
         return chosen
 
     def paint(self, raw: HeadOutput, chunk: Chunk, maps: MapBuffer) -> None:
         """Fill the chunk's part of the maps from the head's outputs."""
         # Confidences need the range of each instance first, which takes several kernels anyway.
-        slow = (Output.CONFIDENCE, RawMap.UV, RawMap.CONFIDENCE)
-        if has_kernels(raw.values_RCSS) and not any(name in maps for name in slow):
+        is_slow = any(output in maps for output in MAPS if output not in IN_KERNEL)
+        if has_kernels(raw.values_RCSS) and not is_slow:
             from service.inference.chart_kernel import paint_charts  # noqa: PLC0415
 
             paint_charts(raw, chunk, maps)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from service.datatypes import AnyMap, Output
+from service.datatypes import MAPS, AnyMap, Output
 from service.inference.argmax import argmax_of_columns, argmax_of_rows
 from service.inference.map_buffer import Chunk, MapBuffer, MapLayout, spread
 from service.inference.regions import Tile, as_table, tiles
@@ -18,9 +18,6 @@ from service.network.kernels import has_kernels
 from service.network.predictors import HeadOutput
 
 COARSE_LOGITS = "coarse_logits"
-# All fourteen models agree in these.
-EMBEDDING_SHAPE = (16, 112, 112)
-COARSE_SHAPE = (2, 112, 112)
 PER_PIXEL = (Output.COARSE, Output.MASK, Output.VERTICES, Output.VERTEX_COLOURS)
 # Distances held at once on CUDA: enough to be busy.
 MAX_DISTANCES = 2**24
@@ -68,23 +65,18 @@ class EmbeddingMaps:
 
     def fields(self, outputs: frozenset[AnyMap]) -> tuple[str, ...]:
         """What the head must give for these outputs, and no more."""
-        if outputs & {Output.VERTICES, Output.VERTEX_COLOURS, Output.EMBEDDING}:
-            return ("coarse_segm", "embedding")
-        return ("coarse_segm",)
+        needed = {"coarse_segm"}.union(*(MAPS[output].needs["cse"] for output in outputs))
+        return tuple(sorted(needed))
 
     def layout(self, outputs: frozenset[AnyMap], pixels: int, instances: int) -> MapLayout:
         """Shape and type of every map of a batch."""
-        layout: dict[AnyMap, tuple[tuple[int, ...], torch.dtype]] = {
-            Output.COARSE: ((pixels,), torch.uint8),
-            Output.MASK: ((pixels,), torch.uint8),
-            Output.VERTICES: ((pixels,), torch.uint16),
-            Output.VERTEX_COLOURS: ((pixels, 3), torch.uint8),
-            Output.EMBEDDING: ((instances, *EMBEDDING_SHAPE), torch.float16),
-        }
-        chosen: dict[str, tuple[tuple[int, ...], torch.dtype]] = {o: layout[o] for o in outputs}
-        if Output.EMBEDDING in outputs:
-            chosen[COARSE_LOGITS] = ((instances, *COARSE_SHAPE), torch.float16)
-        return chosen
+        layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+        for output in outputs:
+            kind = MAPS[output]
+            shapes = {name: (instances, *own) for name, own in kind.of_instance.items()}
+            for name, shape in (shapes or {output: (pixels, *kind.depth)}).items():
+                layout[name] = shape, getattr(torch, kind.dtype)
+        return layout
 
     def paint(self, raw: HeadOutput, chunk: Chunk, maps: MapBuffer) -> None:
         """Fill the chunk's part of the maps from the head's outputs."""
