@@ -19,6 +19,7 @@ from load_tests.stand_in_weights import DATA, build_arrays
 from model_store.catalogue import load_catalogue
 from model_store.checkpoint import read_checkpoint
 from service.assembly import Service, assemble, build_metrics
+from service.batching import batch_limits
 from service.datatypes import ModelStatus
 from service.inference.loading import build_predictor
 from service.inference.predictor import Predictor
