@@ -1,6 +1,6 @@
 """Puts the service together: the only module that knows both the HTTP side and the device side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
@@ -29,10 +29,11 @@ class ServedModels:
         self._settings = settings
         self._device = find_device(settings.device)
         self._dtype = DTYPES[settings.precision]
-        self._store = ModelStore(
-            settings.model_store, load_catalogue(settings.zoo_url), is_offline=settings.offline
-        )
-        self._as_set = {card.id: self._with_sides(card) for card in self._store.cards.values()}
+        # An operator's own model, which may come at any time, has its own sides.
+        catalogue = load_catalogue(settings.zoo_url)
+        as_set = {card.id: self._with_sides(card) for card in catalogue.values()}
+        self._store = ModelStore(settings.model_store, as_set, is_offline=settings.offline)
+        self._store.watch()
         self._is_closing = False
         self._budget = memory_budget(self._device, settings.device_memory)
         self._resident = ResidentModels(
@@ -50,15 +51,13 @@ class ServedModels:
             kept=self._preloaded(),
         )
 
-    def cards(self) -> dict[str, ModelCard]:
+    def cards(self) -> Mapping[str, ModelCard]:
         """All of them, by id."""
-        settings = self._settings
         cards = self._store.cards
-        if settings.models is not None:
-            served = [find_model(cards, name).id for name in settings.models]
-            cards = {model_id: cards[model_id] for model_id in served}
-        # An operator's own model, which may come at any time, has its own sides.
-        return {model_id: self._as_set.get(model_id, card) for model_id, card in cards.items()}
+        if self._settings.models is None:
+            return cards
+        served = [find_model(cards, name) for name in self._settings.models]
+        return {card.id: card for card in served}
 
     def status_of(self, card: ModelCard) -> ModelStatus:
         """Where a model is, and what it takes there."""
@@ -122,6 +121,7 @@ class ServedModels:
     def close(self) -> None:
         """Ends downloads and conversions, waits for a load under way, and starts nothing else."""
         self._is_closing = True
+        self._store.close()
         self._resident.close()
 
     def _with_sides(self, card: ModelCard) -> ModelCard:
