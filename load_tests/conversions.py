@@ -20,7 +20,7 @@ from load_tests.stand_in_weights import DATA
 from model_store.catalogue import load_catalogue
 from model_store.checkpoint import read_checkpoint
 from service.datatypes import Image, Output, Query, Sample
-from service.imaging.resize import resize_image
+from service.imaging.pictures import resize_image
 from service.inference.chart_maps import ChartMaps
 from service.inference.embedding_maps import closest_vertices
 from service.inference.loading import build_predictor

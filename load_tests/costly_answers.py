@@ -32,7 +32,7 @@ from service.errors import AnswerTooLarge, ServiceError
 from service.output.chunks import gzip_of
 from service.output.drawing import Scenery
 from service.output.media import COCO, JSON, NPY, NPZ, PNG, ZIP
-from service.output.preset_table import PRESETS
+from service.output.presets import PRESETS
 from service.pipeline.answer import Draft, canvases_of, jobs_of, write_answer
 from service.pipeline.parameters import check_parameters
 from service.pipeline.plan import Plan, plan_answer

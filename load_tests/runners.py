@@ -14,7 +14,7 @@ from load_tests.stages import MAPS, PREPROCESS, Stages, stopwatch
 from load_tests.stand_in_weights import DATA
 from model_store.catalogue import ModelCard
 from service.datatypes import BoxXYXY, Image, Output, Prediction, Query, Sample
-from service.imaging.resize import resize_image
+from service.imaging.pictures import resize_image
 from service.inference.loading import DTYPES, build_predictor
 from service.inference.predictor import Predictor
 

@@ -81,7 +81,7 @@ def rate_alone(course: Course) -> float:
     from service.allocator import keep_freed_memory  # noqa: PLC0415
     from service.datatypes import Output, Query, Sample  # noqa: PLC0415
     from service.imaging.decode import decode_image  # noqa: PLC0415
-    from service.imaging.resize import resize_image  # noqa: PLC0415
+    from service.imaging.pictures import resize_image  # noqa: PLC0415
     from service.inference.loading import DTYPES, build_predictor  # noqa: PLC0415
 
     keep_freed_memory()

@@ -10,7 +10,7 @@ from pathlib import Path
 from service.datatypes import Output, Prediction, Query, Sample
 from service.errors import ServiceError, UndecodableImage
 from service.imaging.decode import decode_image
-from service.imaging.resize import resize_image
+from service.imaging.pictures import resize_image
 from service.inference.predictor import Predictor
 from service.output.chunks import base64_of, join
 from service.output.maps import encode_map

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SizeHW: TypeAlias = tuple[int, int]
+Kind: TypeAlias = Literal["chart", "cse"]
 BoxXYXY: TypeAlias = tuple[float, float, float, float]
 RegionXYWH: TypeAlias = tuple[int, int, int, int]
 # Told the regions that are found in an image before they are described; raises a `ServiceError`
@@ -54,6 +55,75 @@ AnyMap: TypeAlias = Output | RawMap
 TEXTURE_ROWS, TEXTURE_COLUMNS = 6, 4
 # The side of one square of a texture that is gathered.
 TEXTURE_SIDE = 200
+# What an embedding is given with.
+COARSE_LOGITS = "coarse_logits"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapKind:
+    """What there is to know of a kind of map, and of a confidence's for each of its fields."""
+
+    needs: Mapping[Kind, frozenset[str]]
+    """What the head gives for it besides coarse labels, by the kinds of model that have it."""
+    dtype: str = "uint8"
+    channels: str = ""
+    """What the samples are, comma separated; empty where they are no picture, or by their field."""
+    depth: tuple[int, ...] = ()
+    """The shape of a pixel, behind its row and column;"""
+    planes: tuple[int, ...] = ()
+    """or in front of them."""
+    of_instance: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The names and shapes of what it is for an instance, if not of the pixels of its region."""
+    made_of: frozenset[Output] = frozenset()
+    """The maps that it is gathered from on the device, where it is none of the head's."""
+    is_per_field: bool = False
+    """Whether there is one for each confidence field of a model."""
+    tells_mask: bool = False
+    """Whether samples, or the first channel of them, are 0 just where a pixel is not the body's,"""
+    tells_more: frozenset[Kind] = frozenset()
+    """but for models of these kinds, where they may tell of body beside the mask."""
+
+
+_LABEL, _UV = frozenset({"fine_segm"}), frozenset({"fine_segm", "u", "v"})
+_EMBEDDING = frozenset({"embedding"})
+_TEXTURE_SHAPE = (TEXTURE_ROWS * TEXTURE_SIDE, TEXTURE_COLUMNS * TEXTURE_SIDE, 4)
+# Of each kind of model, the first is the default.
+MAPS: Mapping[AnyMap, MapKind] = {
+    Output.IUV: MapKind(needs={"chart": _UV}, channels="I,U,V", depth=(3,), tells_mask=True),
+    Output.IUV16: MapKind(
+        needs={"chart": _UV}, dtype="uint16", channels="I,U,V", depth=(3,), tells_mask=True
+    ),
+    Output.LABELS: MapKind(needs={"chart": _LABEL}, channels="I", tells_mask=True),
+    Output.VERTICES: MapKind(
+        needs={"cse": _EMBEDDING}, dtype="uint16", channels="vertex index + 1", tells_mask=True
+    ),
+    Output.COARSE: MapKind(
+        needs={"chart": frozenset(), "cse": frozenset()},
+        channels="coarse label",
+        tells_mask=True,
+        tells_more=frozenset({"chart"}),
+    ),
+    Output.MASK: MapKind(
+        needs={"chart": _LABEL, "cse": frozenset()}, channels="mask", tells_mask=True
+    ),
+    Output.UV: MapKind(needs={"chart": _UV}, dtype="float32", planes=(2,)),
+    Output.TEXTURE: MapKind(
+        needs={"chart": _UV},
+        channels="R,G,B,coverage",
+        of_instance={Output.TEXTURE: _TEXTURE_SHAPE},
+        made_of=frozenset({Output.LABELS, Output.UV}),
+    ),
+    # All fourteen models agree in these shapes.
+    Output.EMBEDDING: MapKind(
+        needs={"cse": _EMBEDDING},
+        dtype="float16",
+        of_instance={Output.EMBEDDING: (16, 112, 112), COARSE_LOGITS: (2, 112, 112)},
+    ),
+    Output.VERTEX_COLOURS: MapKind(needs={"cse": _EMBEDDING}, channels="R,G,B", depth=(3,)),
+    Output.CONFIDENCE: MapKind(needs={"chart": _LABEL}, dtype="uint16", is_per_field=True),
+    RawMap.UV: MapKind(needs={"chart": _UV}, dtype="float32", planes=(2,)),
+    RawMap.CONFIDENCE: MapKind(needs={"chart": _LABEL}, dtype="float32", is_per_field=True),
+}
 
 
 ModelState: TypeAlias = Literal[

@@ -15,7 +15,7 @@ from model_store.download import Progress
 from model_store.store import ModelStore
 from service.datatypes import Instance, Output, Query, Sample
 from service.imaging.decode import decode_image
-from service.imaging.resize import resize_image
+from service.imaging.pictures import resize_image
 from service.inference.loading import DTYPES, build_predictor, find_device
 from service.settings import Settings
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from service.errors import NotAcceptable
 from service.output.media import COCO, JSON, NPY, NPZ, PNG, ZIP
-from service.output.preset_table import PRESETS
+from service.output.presets import PRESETS
 
 OF_MAPS = (JSON, PNG, ZIP, NPZ)
 OF_ALL = (*OF_MAPS, NPY, COCO)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from fastapi import APIRouter
 
 from service.api.schemas import RenderDescription, RenderList, ToolDescription
-from service.output.preset_table import PRESETS
+from service.output.presets import PRESETS
 
 
 def renders_router() -> APIRouter:

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
@@ -25,8 +25,7 @@ from service.datatypes import Image
 from service.errors import ImageTooLarge, InvalidParameter, ServiceError, UndecodableImage
 from service.imaging import decoding_process
 from service.imaging.decoding_process import BEGUN, HEAD, LARGE, MAX_CPU_S, USUAL
-from service.imaging.pictures import File, Opened, Pixels, Wanted, open_pictures
-from service.imaging.resize import resized_size_hw
+from service.imaging.pictures import File, Opened, Pixels, Wanted, open_pictures, resized_size_hw
 from service.metrics import Metrics
 
 _PACKAGES = Path(__file__).parents[2]
@@ -122,13 +121,11 @@ class Decoders:
         for _ in range(2):
             connection = self._template.copy(kind, file)
             if connection is not None:
-                try:
+                with ExitStack() as closing:
+                    closing.enter_context(connection)
                     if await asyncio.get_running_loop().sock_recv(connection, len(BEGUN)):
+                        closing.pop_all()
                         return connection
-                except BaseException:
-                    connection.close()
-                    raise
-                connection.close()
             # Somebody has ended it.
             self._template.close()
         raise RuntimeError("no process can be started to decode an image")

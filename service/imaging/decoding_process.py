@@ -25,7 +25,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from service.errors import ServiceError, UndecodableImage
 from service.imaging.decode import TOO_MUCH_MEMORY
@@ -114,35 +113,25 @@ def _end_with(connection: socket.socket) -> None:
 
 def _receive(connection: socket.socket, num_bytes: int) -> bytearray:
     data = bytearray(num_bytes)
-    view = memoryview(data)
-    while view:
-        received = connection.recv_into(view)
-        if not received:
-            os._exit(0)
-        view = view[received:]
+    if connection.recv_into(data, flags=socket.MSG_WAITALL) < num_bytes:
+        os._exit(0)
     return data
 
 
 def _written(pixels: Pixels, file: int) -> dict[str, Any]:
     """What the pixels are, which stand in the file then, one array behind the other."""
     photo = None if pixels.photo is None else pixels.photo.pixels_HW3
-    shapes = []
-    for array in (pixels.resized_hw3, photo, pixels.atlas):
-        shapes.append(None if array is None else array.shape)
-        if array is not None:
-            _write(array, file)
+    arrays = (pixels.resized_hw3, photo, pixels.atlas)
+    with open(file, "wb", closefd=False) as out:
+        for array in arrays:
+            if array is not None:
+                out.write(np.ascontiguousarray(array).data)
     return {
-        "shapes": shapes,
+        "shapes": [None if array is None else array.shape for array in arrays],
         "image_size_hw": pixels.image_size_hw,
         "decode_s": pixels.decode_s,
         "resize_s": pixels.resize_s,
     }
-
-
-def _write(array: NDArray[np.uint8], file: int) -> None:
-    view = memoryview(np.ascontiguousarray(array).data).cast("B")
-    while view:
-        view = view[os.write(file, view) :]
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """The directory of tags at the start of a TIFF file, which is also the form of EXIF.
 
-Adobe, TIFF Revision 6.0, section 2.
+Of EXIF it is read which way up a camera was held. Adobe, TIFF Revision 6.0, section 2.
 """
 
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from PIL.ExifTags import Base as Tag
+
+EXIF_PREFIX = b"Exif\0\0"
 _BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 # Bytes per value of each type, BYTE to DOUBLE, and IFD.
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
@@ -109,3 +112,20 @@ def read_directory(data: memoryview) -> Directory:
         entries.setdefault(tag, Entry(kind, count, value))
     is_last = not any(data[start + 2 + 12 * num_entries :][:4])
     return Directory(byte_order, start, entries, is_last)
+
+
+def orientation_of(directory: Directory) -> int:
+    """The orientation that a directory of tags names, 1 to 8; 1 where it names none of them."""
+    orientation = directory.integer(Tag.Orientation)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def read_orientation(exif: bytes | memoryview) -> int:
+    """The orientation in a block of EXIF, 1 to 8; 1 where the block is damaged."""
+    block = memoryview(exif)
+    if block[: len(EXIF_PREFIX)] == EXIF_PREFIX:
+        block = block[len(EXIF_PREFIX) :]
+    try:
+        return orientation_of(read_directory(block))
+    except (ValueError, struct.error):
+        return 1

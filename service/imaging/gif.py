@@ -4,19 +4,14 @@ Only the first frame reaches Pillow, without what comes before it and would be r
 """
 
 import struct
-from io import BytesIO
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL.GifImagePlugin import GifImageFile
 
 from service.errors import UndecodableImage
-from service.imaging.picture import Picture, read_pixels
+from service.imaging.picture import Picture, PillowFile
 
 _HEADER_BYTES = 13
-_EXTENSION = 0x21
-_IMAGE = 0x2C
-_GRAPHIC_CONTROL = 0xF9
+_EXTENSION, _IMAGE, _GRAPHIC_CONTROL = 0x21, 0x2C, 0xF9
 _MAX_BLOCKS = 100_000
 
 
@@ -26,20 +21,14 @@ def read_gif(data: memoryview) -> Picture:
     palette_end = _HEADER_BYTES + (6 << (flags & 7) if flags & 0x80 else 0)
     control, frame_start = _find_frame(data, palette_end)
     left, top, width, height = struct.unpack_from("<4H", data, frame_start + 1)
-
-    def decode() -> NDArray[np.uint8]:
-        first = b"".join((data[:palette_end], control, data[frame_start:]))
-        with GifImageFile(BytesIO(first)) as image:
-            return read_pixels(image)
-
     size_hw = max(screen_height, top + height), max(screen_width, left + width)
-    return Picture(size_hw, 1, decode, is_costly=True)
+    file = PillowFile(GifImageFile, (data[:palette_end], control, data[frame_start:]))
+    return Picture(size_hw, 1, file, is_costly=True)
 
 
 def _find_frame(data: memoryview, position: int) -> tuple[bytes, int]:
-    """The graphic control of the first frame, and where the frame begins."""
-    control = b""
-    is_inside = False
+    """A graphic control with the first frame's transparency, and where the frame begins."""
+    control, is_inside = b"", False
     for _ in range(_MAX_BLOCKS):
         if is_inside:
             # An empty block ends an extension.
@@ -51,13 +40,9 @@ def _find_frame(data: memoryview, position: int) -> tuple[bytes, int]:
             position += 1
         else:
             if data[position + 1] == _GRAPHIC_CONTROL:
-                control = _transparency_alone(data[position : position + 8])
+                # Nothing follows the frame: no disposal, no delay.
+                has_transparent, transparent = data[position + 3] & 1, data[position + 6]
+                control = bytes((*b"!\xf9\4", has_transparent, 0, 0, transparent, 0))
             position += 2
             is_inside = True
     raise UndecodableImage(f"The GIF image has more than {_MAX_BLOCKS} blocks before its frame.")
-
-
-def _transparency_alone(control: memoryview) -> bytes:
-    """The same graphic control for a frame that nothing follows: no disposal, no delay."""
-    transparent = control[6]
-    return bytes((_EXTENSION, _GRAPHIC_CONTROL, 4, control[3] & 1, 0, 0, transparent, 0))

@@ -10,7 +10,6 @@ import re
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from io import BytesIO
 
 import cv2
 import numpy as np
@@ -18,21 +17,28 @@ from numpy.typing import NDArray
 from PIL.JpegImagePlugin import JpegImageFile
 
 from service.errors import UndecodableImage
-from service.imaging.orientation import EXIF_PREFIX, read_orientation
-from service.imaging.picture import LARGE_PIXELS, Picture, read_pixels
-from service.imaging.unread import name_of
+from service.imaging.directory import EXIF_PREFIX, read_orientation
+from service.imaging.picture import LARGE_PIXELS, Picture, PillowFile
 
 # The next marker that begins a segment or ends the picture: not a stuffed zero, not a restart.
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
-_END = 0xD9
-_SCAN = 0xDA
-_APP1 = 0xE1
+_END, _SCAN, _APP1 = 0xD9, 0xDA, 0xE1
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_UNREAD_BITS = frozenset({12, 16})
+# ITU-T T.81, table B.1; T.87
+_UNREAD_FRAMES = {
+    0xC3: "lossless JPEG",
+    0xC5: "hierarchical JPEG",
+    0xC6: "hierarchical JPEG",
+    0xC7: "hierarchical lossless JPEG",
+    0xCB: "lossless JPEG",
+    0xCD: "hierarchical JPEG",
+    0xCE: "hierarchical JPEG",
+    0xCF: "hierarchical lossless JPEG",
+    0xF7: "JPEG-LS",
+}
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 # APP1 to APP13, APP15 and comments: nothing in them changes a pixel.
 _METADATA = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
-
 _ARITHMETIC = frozenset(range(0xC9, 0xD0))
 
 _MAX_SEGMENTS = 10_000
@@ -40,6 +46,20 @@ _MAX_SEGMENTS = 10_000
 # hostile file less than 100 bytes. Encoders go over a picture's samples some 5 times, in about 10
 # scans: 560 million for 40 million pixels whose colours are not subsampled.
 MAX_SCANNED_SAMPLES = 640_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file that OpenCV decodes."""
+
+    data: memoryview
+
+    def read_pixels(self) -> NDArray[np.uint8]:
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels_HW3 = cv2.imdecode(np.frombuffer(self.data, np.uint8), flags)
+        if pixels_HW3 is None:
+            raise ValueError("no pixels")
+        return np.asarray(pixels_HW3, np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +81,14 @@ def read_jpeg(data: memoryview) -> Picture:
         if segment.marker == _SCAN:
             break
     for segment in header:
-        if name := name_of("jpeg_frames", segment.marker):
+        if name := _UNREAD_FRAMES.get(segment.marker):
             raise UndecodableImage(_not_read(name))
     frames = [segment for segment in header if segment.marker in _FRAMES]
     if len(frames) != 1 or header[-1].marker != _SCAN:
         raise UndecodableImage("The JPEG image has no single picture, or is cut short.")
     frame, scan = frames[0], header[-1]
     bits, height, width, num_components = struct.unpack_from(">BHHB", data, frame.payload)
-    if bits in _UNREAD_BITS:
+    if bits in {12, 16}:
         raise UndecodableImage(_not_read(f"JPEG with samples of {bits} bits"))
     num_scanned = 0
     # The decoder reads on behind the first scan only if that leaves something open.
@@ -76,8 +96,8 @@ def read_jpeg(data: memoryview) -> Picture:
         num_scanned = _count_scanned_samples(data, frame, itertools.chain([scan], segments))
     return Picture(
         (height, width),
-        _orientation(data, header),
-        lambda: _decode_cmyk(data, header) if num_components == 4 else _decode(data),
+        read_orientation(_exif(data, header)),
+        _without_metadata(data, header) if num_components == 4 else _File(data),
         is_costly=num_scanned > LARGE_PIXELS or frame.marker in _ARITHMETIC,
     )
 
@@ -125,23 +145,13 @@ def _segments(data: memoryview) -> Iterator[_Segment]:
     raise UndecodableImage(f"The JPEG image has more than {_MAX_SEGMENTS} segments.")
 
 
-def _orientation(data: memoryview, header: list[_Segment]) -> int:
-    for segment in header:
-        payload = data[segment.payload : segment.end]
-        if segment.marker == _APP1 and payload[: len(EXIF_PREFIX)] == EXIF_PREFIX:
-            return read_orientation(payload)
-    return 1
+def _exif(data: memoryview, header: list[_Segment]) -> memoryview:
+    payloads = (data[one.payload : one.end] for one in header if one.marker == _APP1)
+    is_exif = (one for one in payloads if one[: len(EXIF_PREFIX)] == EXIF_PREFIX)
+    return next(is_exif, data[:0])
 
 
-def _decode(data: memoryview) -> NDArray[np.uint8]:
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels_HW3 = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    if pixels_HW3 is None:
-        raise UndecodableImage("The JPEG image is damaged or cut short.")
-    return np.asarray(pixels_HW3, np.uint8)
-
-
-def _decode_cmyk(data: memoryview, header: list[_Segment]) -> NDArray[np.uint8]:
+def _without_metadata(data: memoryview, header: list[_Segment]) -> PillowFile:
     plain = [segment for segment in header if segment.marker not in _METADATA]
-    parts = (data[segment.start : segment.end] for segment in plain)
-    return read_pixels(JpegImageFile(BytesIO(b"".join((data[:2], *parts, data[plain[-1].end :])))))
+    parts = [data[segment.start : segment.end] for segment in plain]
+    return PillowFile(JpegImageFile, (data[:2], *parts, data[plain[-1].end :]))

@@ -1,36 +1,62 @@
 """What a format's reader finds before any pixel is decoded, and Pillow's pixels as ours."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
+from typing import Protocol, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
+from PIL.ImageFile import ImageFile
 
 from service.datatypes import SizeHW
 from service.errors import UndecodableImage
+
+Part: TypeAlias = bytes | memoryview
 
 # From here on a picture takes so much memory and time that other pictures would notice.
 LARGE_PIXELS = 16_000_000
 _PIXELS_AT_A_TIME = 2**17
 
 
+class Source(Protocol):
+    """The pixels of a picture, yet to be decoded."""
+
+    def read_pixels(self) -> NDArray[np.uint8]:
+        """Uint8 [H, W, 3], channels B, G, R, of the size that the header says, unless it lies."""
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """The first picture of a file, still encoded.
-
-    `size_hw` is before the turn that `orientation` (EXIF, 1 to 8) asks for. `read_pixels` decodes:
-    uint8 [H, W, 3], channels B, G, R, of that size unless the file contradicts itself.
-    """
+    """The first picture of a file; `size_hw` is before the turn that `orientation` asks for."""
 
     size_hw: SizeHW
     orientation: int
-    read_pixels: Callable[[], NDArray[np.uint8]]
+    """As in EXIF, 1 to 8."""
+    source: Source
     is_costly: bool = False
     """Whether its size alone bounds neither the time nor the memory that its decoder takes."""
     max_pixels: int | None = None
     """Where pictures of its kind take so much that fewer are decoded than of others."""
+
+
+@dataclass(frozen=True, slots=True)
+class PillowFile:
+    """A file, in parts, that Pillow decodes; where alpha is kept, it is a fourth channel."""
+
+    reader: type[ImageFile]
+    parts: Sequence[Part]
+    is_alpha_kept: bool = False
+
+    def read_pixels(self) -> NDArray[np.uint8]:
+        """As `read_pixels` does it."""
+        with self.reader(BytesIO(b"".join(self.parts))) as image:
+            pixels_HW3 = read_pixels(image)
+            if self.is_alpha_kept and "A" in image.getbands():
+                return np.dstack((pixels_HW3, np.asarray(image.getchannel("A"))))
+            return pixels_HW3
 
 
 def read_pixels(image: Image, *, grey_bits: int = 16) -> NDArray[np.uint8]:

@@ -5,20 +5,12 @@ animation, no transparency.
 """
 
 import struct
-from collections.abc import Callable
-from io import BytesIO
-from typing import TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL.Image import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from service.errors import UndecodableImage
-from service.imaging.orientation import read_orientation
-from service.imaging.picture import Picture, read_pixels
-
-Part: TypeAlias = bytes | memoryview
+from service.imaging.directory import read_orientation
+from service.imaging.picture import Part, Picture, PillowFile
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER, _PALETTE, _PIXELS, _END = b"IHDR", b"PLTE", b"IDAT", b"IEND"
@@ -31,34 +23,17 @@ _SAMPLES_PER_PIXEL = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 MAX_SAMPLE_BYTES = 160_000_000
 
 
-def read_png(data: memoryview) -> Picture:
-    """The picture in a PNG file; of an animated one, its default image."""
-    return _picture(data, read_pixels)
+def read_png(data: memoryview, *, is_alpha_kept: bool = False) -> Picture:
+    """The picture in a PNG file; of an animated one, its default image.
 
-
-def read_png_with_alpha(data: memoryview) -> Picture:
-    """The same; its pixels have a fourth channel, A, where the file has alpha."""
-    return _picture(data, _read_with_alpha)
-
-
-def _picture(data: memoryview, read: Callable[[Image], NDArray[np.uint8]]) -> Picture:
+    Where alpha is kept, the pixels have a fourth channel, A, if the file has it.
+    """
     header, parts, orientation = _plain_parts(data)
     width, height, bits, colour_type = struct.unpack_from(">IIBB", header, 8)
     sample_bits = bits * _SAMPLES_PER_PIXEL.get(colour_type, 1)
-
-    def decode() -> NDArray[np.uint8]:
-        with PngImageFile(BytesIO(b"".join((_SIGNATURE, header, *parts)))) as image:
-            return read(image)
-
+    file = PillowFile(PngImageFile, (_SIGNATURE, header, *parts), is_alpha_kept)
     max_pixels = MAX_SAMPLE_BYTES * 8 // max(sample_bits, 1)
-    return Picture((height, width), orientation, decode, max_pixels=max_pixels)
-
-
-def _read_with_alpha(image: Image) -> NDArray[np.uint8]:
-    pixels_HW3 = read_pixels(image)
-    if "A" not in image.getbands():
-        return pixels_HW3
-    return np.dstack((pixels_HW3, np.asarray(image.getchannel("A"))))
+    return Picture((height, width), orientation, file, max_pixels=max_pixels)
 
 
 def _plain_parts(data: memoryview) -> tuple[Part, list[Part], int]:
@@ -66,9 +41,7 @@ def _plain_parts(data: memoryview) -> tuple[Part, list[Part], int]:
     header: Part = b""
     parts: list[Part] = []
     run: list[Part] = []
-    orientation = 1
-    position = len(_SIGNATURE)
-    has_ended = False
+    orientation, position, has_ended = 1, len(_SIGNATURE), False
     for _ in range(_MAX_CHUNKS):
         # What comes behind the end is no part of the picture, however much it is.
         if has_ended or position + 8 > len(data):

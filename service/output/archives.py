@@ -20,7 +20,7 @@ from service.output.chunks import (
     pieces_of,
     total_bytes,
 )
-from service.output.deflate import Deflater
+from service.output.png import Deflater
 
 _STORED, _DEFLATED = 0, 8
 _VERSION = 20

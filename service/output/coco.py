@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.datatypes import Instance, Output, SizeHW
+from service.output.canvas import column_strips_of, mask_of
 from service.output.chunks import Chunks, Count, base64_of, count_nothing
 from service.output.figures import Figure
 from service.output.png import write_png
-from service.output.strips import column_strips_of, mask_of
 
 # Five bits a letter, as `_letters_of` counts them.
 BITS, MORE, FIRST_LETTER = 5, 32, 48

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from service.datatypes import Instance, Output, RawMap
+from service.datatypes import COARSE_LOGITS, Instance, Output, RawMap
 
 Entry: TypeAlias = dict[str, Any]
 
@@ -34,7 +34,7 @@ def describe_image(instances: Sequence[Instance], file_name: str | None = None) 
     if Output.EMBEDDING not in instances[0].maps:
         return entry | {"pred_densepose": [_describe_charts(instance) for instance in instances]}
     embeddings = [instance.maps[Output.EMBEDDING].samples for instance in instances]
-    coarse = [instance.maps["coarse_logits"].samples for instance in instances]
+    coarse = [instance.maps[COARSE_LOGITS].samples for instance in instances]
     return entry | {
         "pred_meshes": [instance.mesh for instance in instances],
         "pred_densepose": {

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.datatypes import Instance, Map, Output, RawMap
+from service.output.canvas import mask_of, strips_of
 from service.output.palettes import values_of
-from service.output.strips import mask_of, strips_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""One map as a file.
+"""One map, or one picture of a preset, as a file.
 
 Every PNG says what it is in text chunks:
 
@@ -13,28 +13,23 @@ Every PNG says what it is in text chunks:
 | `scale`, `offset` | where samples are quantized: value = offset + scale * sample |
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.datatypes import Map, Output, RegionXYWH
-from service.output.archives import npy_of
+from service.datatypes import MAPS, Map, Output, Prediction, RegionXYWH
+from service.output.archives import npy_of, pack_arrays
 from service.output.chunks import Chunks, Count, count_nothing, join, total_bytes
+from service.output.coco import write_results
+from service.output.drawing import Scenery, draw
+from service.output.dump import describe_image, flatten_entries
+from service.output.figures import choose_figures
 from service.output.media import NPY, PNG
 from service.output.png import write_png
+from service.output.presets import Drawing, Style
 
 SOFTWARE = "densepose-serving"
-
-# A confidence's channel is the field after the dot in its name.
-_CHANNELS: Mapping[str, str] = {
-    Output.IUV: "I,U,V",
-    Output.IUV16: "I,U,V",
-    Output.LABELS: "I",
-    Output.COARSE: "coarse label",
-    Output.MASK: "mask",
-    Output.TEXTURE: "R,G,B,coverage",
-    Output.VERTICES: "vertex index + 1",
-    Output.VERTEX_COLOURS: "R,G,B",
-}
+# What a preset's file is called among maps.
+RENDER = "render"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +73,13 @@ def encode_map(
         height, width = map_.samples.shape[-2:]
         return EncodedMap(name, NPY, width, height, npy_of(map_.samples))
     height, width = map_.samples.shape[:2]
+    output, _, field = name.partition(".")
     text = {
         "Software": SOFTWARE,
         "model": model,
         "output": name,
-        "channels": _CHANNELS.get(name) or name.partition(".")[2],
+        # A confidence's channel is the field after the dot in its name.
+        "channels": field or MAPS[Output(output)].channels,
         "region": ",".join(map(str, region_xywh)),
         "score": ",".join(f"{score:.6g}" for score in scores),
     }
@@ -90,3 +87,50 @@ def encode_map(
         text |= {"scale": repr(float(map_.scale)), "offset": repr(float(map_.offset))}
     chunks = write_png(map_.samples, text, count)
     return EncodedMap(name, PNG, width, height, chunks, map_.scale, map_.offset)
+
+
+def write_render(
+    style: Style,
+    prediction: Prediction,
+    scenery: Scenery,
+    *,
+    model: str,
+    count: Count = count_nothing,
+) -> EncodedMap:
+    """The file that the preset's tool reads; what is written is counted on the way."""
+    if not style.preset.has_samples:
+        height, width = prediction.image_size_hw
+        return _file(style, width, height, _write_records(style, prediction, count))
+    samples = draw(style, prediction, scenery, count)
+    if style.preset.media_type == PNG:
+        height, width = samples.shape[:2]
+        channels = style.preset.channels
+        if samples.ndim == 3 and samples.shape[2] > len(channels):
+            channels = (*channels, "opacity")
+        text = {
+            "Software": SOFTWARE,
+            "model": model,
+            "output": f"{RENDER} {style.preset.name}",
+            "channels": ",".join(channels),
+            "region": "0,0,{1},{0}".format(*prediction.image_size_hw),
+            "score": ",".join(f"{instance.score:.6g}" for instance in prediction.instances),
+        }
+        return _file(style, width, height, write_png(samples, text, count))
+    height, width = samples.shape[-2:]
+    if style.preset.media_type == NPY:
+        return _file(style, width, height, npy_of(samples))
+    return _file(style, width, height, pack_arrays({"uv": samples}, count))
+
+
+def _write_records(style: Style, prediction: Prediction, count: Count) -> Chunks:
+    figures = choose_figures(
+        prediction.instances, style.people, is_best_on_top=style.is_best_on_top
+    )
+    if style.preset.drawing is Drawing.COCO:
+        return write_results(figures, prediction.image_size_hw, style.image_id, count)
+    entries = [describe_image([figure.instance for figure in figures])]
+    return pack_arrays(flatten_entries(entries), count)
+
+
+def _file(style: Style, width: int, height: int, chunks: Chunks) -> EncodedMap:
+    return EncodedMap(RENDER, style.preset.media_type, width, height, chunks)

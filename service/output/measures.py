@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from service.datatypes import Instance, Output
-from service.output.strips import strips_of
+from service.output.canvas import strips_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +39,15 @@ class Hit:
     vertex: int | None = None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Sums:
     """What is added up of the pixels of one chart, or of several; frames as in `PartMeasures`."""
 
-    pixels: int = 0
-    box_xyxy: tuple[int, int, int, int] | None = None
-    x: float = 0.0
-    y: float = 0.0
-    confidence: Counter[str] = field(default_factory=Counter)
-
-    def add(self, other: "_Sums") -> None:
-        self.pixels += other.pixels
-        self.x += other.x
-        self.y += other.y
-        self.confidence.update(other.confidence)
-        if self.box_xyxy is None or other.box_xyxy is None:
-            self.box_xyxy = self.box_xyxy or other.box_xyxy
-            return
-        x0, y0, x1, y1 = self.box_xyxy
-        left, top, right, bottom = other.box_xyxy
-        self.box_xyxy = min(x0, left), min(y0, top), max(x1, right), max(y1, bottom)
+    pixels: int
+    box_xyxy: tuple[int, int, int, int]
+    x: float
+    y: float
+    confidence: Mapping[str, float]
 
 
 def measure_parts(
@@ -69,36 +57,42 @@ def measure_parts(
 
     The instance brings `labels`, and its confidences if any.
     """
-    of_charts: dict[int, _Sums] = {}
+    of_strips: dict[int, list[_Sums]] = {}
     for strip in strips_of(instance):
         for chart, sums in _sums_of(strip):
-            of_charts.setdefault(chart, _Sums()).add(sums)
+            of_strips.setdefault(chart, []).append(sums)
+    of_charts = {chart: _total(sums) for chart, sums in of_strips.items()}
     num_body = sum(sums.pixels for sums in of_charts.values())
-    measured = []
-    for groups in groupings:
-        measures = []
-        for name, charts in groups.items():
-            of_group = _Sums()
-            for chart in charts:
-                of_group.add(of_charts.get(chart, _Sums()))
-            if of_group.box_xyxy is not None:
-                measures.append(_measure(name, charts, of_group, of_group.box_xyxy, num_body))
-        measured.append(measures)
-    return measured
+    return [
+        [
+            _measure(name, charts, _total(seen), num_body)
+            for name, charts in groups.items()
+            if (seen := [of_charts[chart] for chart in charts if chart in of_charts])
+        ]
+        for groups in groupings
+    ]
 
 
-def _measure(
-    name: str,
-    charts: tuple[int, ...],
-    sums: _Sums,
-    box_xyxy: tuple[int, int, int, int],
-    num_body: int,
-) -> PartMeasures:
+def _total(sums: Sequence[_Sums]) -> _Sums:
+    lefts, tops, rights, bottoms = zip(*(one.box_xyxy for one in sums), strict=True)
+    confidence: Counter[str] = Counter()
+    for one in sums:
+        confidence.update(one.confidence)
+    return _Sums(
+        sum(one.pixels for one in sums),
+        (min(lefts), min(tops), max(rights), max(bottoms)),
+        sum(one.x for one in sums),
+        sum(one.y for one in sums),
+        confidence,
+    )
+
+
+def _measure(name: str, charts: tuple[int, ...], sums: _Sums, num_body: int) -> PartMeasures:
     return PartMeasures(
         name,
         charts,
         sums.pixels,
-        box_xyxy,
+        sums.box_xyxy,
         (sums.x / sums.pixels + 0.5, sums.y / sums.pixels + 0.5),
         sums.pixels / num_body,
         {name: total / sums.pixels for name, total in sums.confidence.items()},
@@ -136,30 +130,25 @@ def _sums_of(strip: Instance) -> Iterator[tuple[int, _Sums]]:
                 ),
                 float(x * pixels + np.dot(in_columns, np.arange(width, dtype=np.float64))),
                 float(y * pixels + np.dot(in_rows, np.arange(height, dtype=np.float64))),
-                Counter(
-                    {
-                        name: pixels * (map_.offset or 0.0) + (map_.scale or 0.0) * of_labels[chart]
-                        for name, (map_, of_labels) in totals.items()
-                    }
-                ),
+                {
+                    name: pixels * (map_.offset or 0.0) + (map_.scale or 0.0) * of_labels[chart]
+                    for name, (map_, of_labels) in totals.items()
+                },
             ),
         )
 
 
 def find_hits(instances: Sequence[Instance], point_xy: tuple[float, float]) -> list[Hit]:
     """The instances whose body is under a point of the image, in their order."""
-    hits = []
-    for index, instance in enumerate(instances):
-        left, top, width, height = instance.region_xywh
-        column, row = int(point_xy[0]) - left, int(point_xy[1]) - top
-        if 0 <= column < width and 0 <= row < height:
-            hit = _hit(index, instance, row, column)
-            if hit is not None:
-                hits.append(hit)
-    return hits
+    hits = (_hit(index, instance, point_xy) for index, instance in enumerate(instances))
+    return [hit for hit in hits if hit is not None]
 
 
-def _hit(index: int, instance: Instance, row: int, column: int) -> Hit | None:
+def _hit(index: int, instance: Instance, point_xy: tuple[float, float]) -> Hit | None:
+    left, top, width, height = instance.region_xywh
+    column, row = int(point_xy[0]) - left, int(point_xy[1]) - top
+    if not (0 <= column < width and 0 <= row < height):
+        return None
     maps = instance.maps
     if Output.VERTICES in maps:
         number = int(maps[Output.VERTICES].samples[row, column])

@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.datatypes import Instance, Map, Output, Prediction, RegionXYWH
+from service.datatypes import MAPS, Instance, Map, Prediction, RegionXYWH
 from service.output.archives import ZipWriter, npy_of
 from service.output.canvas import paint_maps
 from service.output.chunks import Chunks, Count, base64_of, count_nothing
 from service.output.drawing import Scenery, draw
-from service.output.maps import EncodedMap, encode_map
+from service.output.maps import RENDER, EncodedMap, encode_map, write_render
 from service.output.measures import Hit, PartMeasures, find_hits, measure_parts
 from service.output.media import JSON, NPZ, SUFFIXES, ZIP
 from service.output.parts import GROUPS, PARTS
 from service.output.presets import Style
-from service.output.renders import NAME, write_render
 from service.pipeline.capabilities import is_blank_off_body
 from service.pipeline.plan import Plan
 from service.pipeline.schemas import (
@@ -96,9 +95,7 @@ def canvases_of(draft: Draft) -> list[Canvas]:
         painted = paint_maps(prediction, plan.outputs, shared)
         region = (0, 0, width, height)
         return [Canvas(IMAGE, {name: map_}, region, scores) for name, map_ in painted.items()]
-    names: set[str] = {*plan.outputs}
-    if Output.EMBEDDING in plan.outputs:
-        names.add("coarse_logits")
+    names = {name for output in plan.outputs for name in (output, *MAPS[output].of_instance)}
     canvases = []
     for index, instance in enumerate(prediction.instances):
         # The device gave more where a render is made of it.
@@ -183,7 +180,7 @@ def _encode(canvas: Canvas, model: str, count: Count) -> Piece:
 def _render(draft: Draft, style: Style, count: Count) -> Piece:
     plan, prediction, scenery = draft.plan, draft.prediction, draft.scenery
     if plan.media_type == NPZ and not plan.is_render_alone:
-        return Piece(maps={NAME: Map(draw(style, prediction, scenery, count))})
+        return Piece(maps={RENDER: Map(draw(style, prediction, scenery, count))})
     file = write_render(style, prediction, scenery, model=plan.card.id, count=count)
     return Piece(files=(file,))
 

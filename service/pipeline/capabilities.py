@@ -1,69 +1,59 @@
 """What a model can answer, and what that costs."""
 
+import math
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+
 from model_store.catalogue import ModelCard
-from service.datatypes import TEXTURE_COLUMNS, TEXTURE_ROWS, TEXTURE_SIDE, AnyMap, Output, RawMap
-from service.output.strips import TELLING
+from service.datatypes import MAPS, AnyMap, MapKind, Output
 
-CHART_OUTPUTS = (
-    *(Output.IUV, Output.IUV16, Output.LABELS, Output.COARSE, Output.MASK),
-    *(Output.UV, Output.TEXTURE),
-)
-CSE_OUTPUTS = (
-    *(Output.VERTICES, Output.COARSE, Output.MASK, Output.EMBEDDING),
-    Output.VERTEX_COLOURS,
-)
 
-# What a pixel of a region takes: the channels, times the bytes of a sample. A texture is gathered
-# from labels, U and V.
+def _bytes_of_pixel(kind: MapKind) -> int:
+    """What a pixel takes of one map, or of those that it is gathered from."""
+    if kind.of_instance:
+        return sum(_bytes_of_pixel(MAPS[output]) for output in kind.made_of)
+    return math.prod((*kind.planes, *kind.depth)) * np.dtype(kind.dtype).itemsize
+
+
+# What a pixel of a region takes, of one field where there are several.
 BYTES_PER_PIXEL: Mapping[AnyMap, int] = {
-    Output.IUV: 3,
-    Output.IUV16: 3 * 2,
-    Output.UV: 2 * 4,
-    Output.LABELS: 1,
-    Output.COARSE: 1,
-    Output.MASK: 1,
-    Output.TEXTURE: 1 + 2 * 4,
-    Output.VERTICES: 2,
-    Output.VERTEX_COLOURS: 3,
-    Output.EMBEDDING: 0,
-    RawMap.UV: 2 * 4,
+    output: _bytes_of_pixel(kind) for output, kind in MAPS.items()
 }
-# Of one field.
-BYTES_PER_CONFIDENCE = 2
 # Of one instance, whatever its region: these maps are not of the image's pixels.
 BYTES_PER_INSTANCE: Mapping[AnyMap, int] = {
-    # 16 dimensions and 2 coarse logits at the head's own size.
-    Output.EMBEDDING: (16 + 2) * 112 * 112 * 2,
-    Output.TEXTURE: TEXTURE_ROWS * TEXTURE_COLUMNS * TEXTURE_SIDE**2 * 4,
+    output: np.dtype(kind.dtype).itemsize * sum(map(math.prod, kind.of_instance.values()))
+    for output, kind in MAPS.items()
+    if kind.of_instance
 }
-
-
-# Or of several fields, whose maps are not called as the output is.
-NOT_OF_PIXELS = frozenset({Output.CONFIDENCE, *BYTES_PER_INSTANCE})
 
 
 def outputs_of(card: ModelCard) -> tuple[Output, ...]:
     """The outputs that a client may ask of the model; the first is the default."""
-    if card.kind == "cse":
-        return CSE_OUTPUTS
-    if card.architecture.confidence_fields:
-        return (*CHART_OUTPUTS, Output.CONFIDENCE)
-    return CHART_OUTPUTS
+    return tuple(output for output in maps_of(card) if isinstance(output, Output))
 
 
 def maps_of(card: ModelCard) -> tuple[AnyMap, ...]:
     """All that can be had of the model: what a client may ask, and what renders are made of."""
-    if card.kind == "cse":
-        return CSE_OUTPUTS
-    raw = (RawMap.UV, RawMap.CONFIDENCE) if card.architecture.confidence_fields else (RawMap.UV,)
-    return (*outputs_of(card), *raw)
+    has_fields = bool(card.architecture.confidence_fields)
+    return tuple(
+        output
+        for output, kind in MAPS.items()
+        if card.kind in kind.needs and (has_fields or not kind.is_per_field)
+    )
 
 
 def bytes_per_pixel(card: ModelCard, outputs: Iterable[AnyMap]) -> int:
     """What these outputs take together for each pixel of a region."""
-    return sum(_bytes_of(card, output) for output in outputs)
+    fields = card.architecture.confidence_fields
+    num_bytes = 0
+    for output in outputs:
+        num_fields = len(fields) if MAPS[output].is_per_field else 1
+        if output is Output.CONFIDENCE and "sigma_2" in fields:
+            # u_std and v_std are derived from the variance.
+            num_fields += 2
+        num_bytes += BYTES_PER_PIXEL[output] * num_fields
+    return num_bytes
 
 
 def bytes_per_instance(outputs: Iterable[AnyMap]) -> int:
@@ -71,28 +61,18 @@ def bytes_per_instance(outputs: Iterable[AnyMap]) -> int:
     return sum(BYTES_PER_INSTANCE.get(output, 0) for output in outputs)
 
 
+def has_picture(output: Output) -> bool:
+    """Whether the map is one picture of the image."""
+    kind = MAPS[output]
+    return bool(kind.channels) and not kind.of_instance
+
+
 def tells_its_mask(card: ModelCard, output: AnyMap) -> bool:
     """Whether the map's own samples say which pixels are body: those that are not 0."""
-    return output in {Output.MASK, *TELLING} or _is_coarse_of_mask(card, output)
+    return MAPS[output].tells_mask and card.kind not in MAPS[output].tells_more
 
 
 def is_blank_off_body(card: ModelCard, output: AnyMap) -> bool:
-    """Whether the map of a region is 0 where its mask is off."""
-    return output not in NOT_OF_PIXELS and (
-        output is not Output.COARSE or _is_coarse_of_mask(card, output)
-    )
-
-
-def _is_coarse_of_mask(card: ModelCard, output: AnyMap) -> bool:
-    # The coarse labels of a chart model say body where its parts may not.
-    return output is Output.COARSE and card.kind == "cse"
-
-
-def _bytes_of(card: ModelCard, output: AnyMap) -> int:
-    if output in BYTES_PER_PIXEL:
-        return BYTES_PER_PIXEL[output]
-    fields = card.architecture.confidence_fields
-    if output is RawMap.CONFIDENCE:
-        return 4 * len(fields)
-    # u_std and v_std are derived from the variance.
-    return BYTES_PER_CONFIDENCE * (len(fields) + 2 * ("sigma_2" in fields))
+    """Whether the map of a region is 0 where its mask is off, and called as the output is."""
+    kind = MAPS[output]
+    return not (kind.of_instance or kind.is_per_field or card.kind in kind.tells_more)

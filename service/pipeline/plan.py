@@ -5,16 +5,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from model_store.catalogue import ModelCard, find_model
-from service.datatypes import AnyMap, BoxXYXY, Output, Query, SizeHW
+from service.datatypes import MAPS, AnyMap, BoxXYXY, Output, Query, SizeHW
 from service.errors import InvalidParameter, NotAcceptable, UnsupportedOutput
 from service.output.media import NPZ, PNG
 from service.output.presets import Style
-from service.pipeline.capabilities import BYTES_PER_INSTANCE, maps_of, outputs_of, tells_its_mask
+from service.pipeline.capabilities import has_picture, maps_of, outputs_of, tells_its_mask
 from service.pipeline.parameters import Parameters
 from service.pipeline.styling import style_for
 
 MAX_SHOWN_MODELS = 5
-NO_PICTURES = (Output.CONFIDENCE, Output.EMBEDDING, Output.TEXTURE, Output.UV)
 # Of the short side. detectron2/config/defaults.py: INPUT.MAX_SIZE_TEST over MIN_SIZE_TEST
 LONG_SIDE_RATIO = 1333 / 800
 
@@ -192,7 +191,7 @@ def _check_form(plan: Plan) -> None:
         _check_picture(plan.outputs)
     if plan.is_whole_image:
         for output in plan.outputs:
-            if output in BYTES_PER_INSTANCE:
+            if MAPS[output].of_instance:
                 raise UnsupportedOutput(
                     f"outputs: {str(output)!r} has no form with layout=image: ask for "
                     "layout=instance."
@@ -204,7 +203,7 @@ def _check_picture(outputs: tuple[Output, ...]) -> None:
         raise NotAcceptable(
             "An answer as image/png is one map: name one output, or accept application/json."
         )
-    if outputs[0] in NO_PICTURES:
+    if not has_picture(outputs[0]):
         raise NotAcceptable(
             f"outputs: {str(outputs[0])!r} is not one picture of the image: accept "
             "application/json."

@@ -9,8 +9,7 @@ from service.datatypes import Output, Sample
 from service.errors import InvalidParameter
 from service.imaging.decoders import Decoders
 from service.imaging.pictures import File, Wanted
-from service.output.drawing import Scenery
-from service.output.textures import is_atlas_shape
+from service.output.drawing import Scenery, is_atlas_shape
 from service.pipeline.plan import Plan, query_for
 
 

@@ -2,8 +2,7 @@
 
 from service.errors import InvalidParameter
 from service.output.palettes import Palette
-from service.output.preset_table import PRESETS
-from service.output.presets import Drawing, Preset, Style
+from service.output.presets import PRESETS, Drawing, Preset, Style
 from service.pipeline.parameters import Parameters
 
 REFINEMENTS = frozenset({"palette", "alpha", "background", "paint", "people", "size", "image_id"})

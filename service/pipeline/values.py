@@ -10,8 +10,7 @@ from pydantic_core import PydanticCustomError
 from service.datatypes import Output
 from service.output.palettes import Palette
 from service.output.parts import GROUPS, Grouping
-from service.output.preset_table import PRESETS
-from service.output.presets import BACKGROUNDS, PEOPLE
+from service.output.presets import BACKGROUNDS, PEOPLE, PRESETS
 from service.pipeline.bounded_json import parse_json
 
 MAX_BOXES = 100

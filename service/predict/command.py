@@ -19,7 +19,7 @@ from service.assembly import build_metrics
 from service.client.exchange import check_address, key_headers
 from service.errors import InvalidParameter
 from service.logs import configure_logging
-from service.output.preset_table import PRESETS, find_tools
+from service.output.presets import PRESETS, find_tools
 from service.pipeline.parameters import Parameters, check_parameters
 from service.predict import in_process, over_http
 from service.predict.describing import CannotGoOn, Describe

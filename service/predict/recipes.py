@@ -20,8 +20,7 @@ from service.output.drawing import Scenery, draw
 from service.output.dump import build_entries
 from service.output.media import COCO, NPZ, PNG, SUFFIXES, ZIP
 from service.output.png import encode_png
-from service.output.preset_table import PRESETS
-from service.output.presets import Preset, Tool
+from service.output.presets import PRESETS, Preset, Tool
 from service.pipeline.parameters import check_parameters
 from service.pipeline.styling import style_with
 from service.predict.files import Job

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.output.preset_table import PRESETS
+from service.output.presets import PRESETS
 from tests.integration.conftest import HEIGHT, WIDTH, picture
 from tests.integration.test_errors import problem_of
 

@@ -12,7 +12,7 @@ from load_tests.stand_in_weights import DATA
 from model_store.catalogue import load_catalogue
 from model_store.checkpoint import read_checkpoint
 from service.datatypes import Image, Output, Prediction, Query, Sample
-from service.imaging.resize import resize_image
+from service.imaging.pictures import resize_image
 from service.inference.loading import build_predictor
 from service.inference.predictor import Predictor
 from tests.parity.conftest import Worst

@@ -14,7 +14,7 @@ from load_tests.stand_in_weights import DATA, PROMPTED, as_caffe2, build_arrays,
 from model_store.caffe2_names import convert_blobs
 from model_store.catalogue import ModelCard, load_catalogue
 from service.datatypes import Image, Instance, Output, Prediction, Query, Sample
-from service.imaging.resize import resize_image
+from service.imaging.pictures import resize_image
 from service.inference.detection import find_boxes
 from service.inference.loading import build_predictor
 from service.inference.predictor import Predictor

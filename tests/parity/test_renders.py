@@ -11,8 +11,7 @@ from load_tests.stand_in_weights import DATA, PROMPTED
 from service.datatypes import Image, Instance, Map, Output, Prediction
 from service.output.drawing import Scenery, draw
 from service.output.palettes import Palette
-from service.output.preset_table import PRESETS
-from service.output.presets import Style
+from service.output.presets import PRESETS, Style
 from tests.parity.conftest import Worst
 from tests.parity.test_detectron2 import CARDS, read_sample, stand_in_predictor
 

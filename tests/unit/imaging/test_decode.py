@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.errors import ImageTooLarge, UndecodableImage
-from service.imaging.decode import decode_image, open_image
+from service.imaging.decode import decode_image, open_image, turn_upright
 
 RANDOM = np.random.default_rng(0)
 ALPHA = RANDOM.integers(0, 256, (37, 53), dtype=np.uint8)
@@ -124,7 +124,7 @@ def test_a_picture_that_is_converted_a_few_rows_at_a_time_is_the_same(
 def test_opened_images_know_their_pixels_and_decode_none(name, file_of):
     encoded = open_image(file_of(name), max_pixels=37 * 53)
     assert encoded.num_pixels == 37 * 53
-    assert encoded.decode().size_hw == (37, 53)
+    assert encoded.decode().shape[:2] == (37, 53)
 
 
 def test_decoding_good_files_prints_nothing(file_of, our_reading, capfd):
@@ -305,3 +305,28 @@ def test_a_damaged_file_is_decoded_or_refused_and_nothing_else(name, file_of):
             height, width = decode_image(mutant, max_pixels=1_000_000).size_hw
             assert 0 < height * width <= 1_000_000
     assert getrusage(RUSAGE_SELF).ru_maxrss - memory_kib < 64 * 1024
+
+
+def test_an_upright_picture_is_not_copied():
+    pixels = np.zeros((2, 3, 3), np.uint8)
+    assert turn_upright(pixels, 1) is pixels
+
+
+@pytest.mark.parametrize(
+    ("orientation", "first_row"),
+    # Where the picture's pixels 0 1 2 / 3 4 5 come to stand in the upright one's first row.
+    [
+        (2, [2, 1, 0]),
+        (3, [5, 4, 3]),
+        (4, [3, 4, 5]),
+        (5, [0, 3]),
+        (6, [3, 0]),
+        (7, [5, 2]),
+        (8, [2, 5]),
+    ],
+)
+def test_each_orientation_has_its_turn(orientation, first_row):
+    pixels = np.repeat(np.arange(6, dtype=np.uint8).reshape(2, 3, 1), 3, axis=2)
+    upright = turn_upright(pixels, orientation)
+    assert upright[0, :, 0].tolist() == first_row
+    assert upright.flags.c_contiguous

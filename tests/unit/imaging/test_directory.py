@@ -2,7 +2,7 @@ import struct
 
 import pytest
 
-from service.imaging.directory import read_directory
+from service.imaging.directory import read_directory, read_orientation
 
 
 def block(order: str, *entries: tuple[int, int, int, bytes]) -> memoryview:
@@ -80,3 +80,48 @@ def test_a_table_that_is_cut_short_is_read_as_far_as_it_goes():
 def test_what_is_no_directory_is_an_error(data):
     with pytest.raises((ValueError, struct.error)):
         read_directory(memoryview(data))
+
+
+def exif(orientation: int, *, order: str = "<", kind: int = 3, count: int = 1) -> bytes:
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    value = struct.pack(order + {1: "B", 3: "H", 4: "I"}.get(kind, "I"), orientation)
+    entry = struct.pack(f"{order}HHI4s", 0x0112, kind, count, value)
+    return magic + struct.pack(f"{order}IH", 8, 1) + entry + bytes(4)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [1, 3, 4])
+@pytest.mark.parametrize("prefix", [b"", b"Exif\0\0"])
+def test_the_orientation_is_read_in_either_byte_order_and_any_integer_type(order, kind, prefix):
+    for orientation in range(1, 9):
+        block = prefix + exif(orientation, order=order, kind=kind)
+        assert read_orientation(block) == orientation
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"",
+        b"Exif\0\0",
+        b"II*\0",
+        b"II*\0\xff\xff\xff\xff",
+        b"JJ*\0" + exif(6)[4:],
+        exif(6)[:9],
+        exif(6)[:15],
+        exif(0),
+        exif(9),
+        exif(65535),
+        exif(6, kind=2),
+        exif(6, kind=99),
+        exif(6, count=0),
+        exif(6, count=2**32 - 1),
+    ],
+)
+def test_a_damaged_or_senseless_orientation_is_upright(block):
+    assert read_orientation(block) == 1
+
+
+def test_of_two_orientations_the_first_counts():
+    entries = exif(6)[10:22] + exif(3)[10:22]
+    block = b"II*\0" + struct.pack("<IH", 8, 2) + entries
+    assert read_orientation(block) == 6

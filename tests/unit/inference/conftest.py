@@ -9,7 +9,7 @@ from PIL import Image as PillowImage
 from model_store.catalogue import load_catalogue
 from model_store.checkpoint import read_checkpoint
 from service.datatypes import Image, Query, Sample
-from service.imaging.resize import resize_image
+from service.imaging.pictures import resize_image
 from service.inference.loading import build_predictor
 from service.inference.predictor import Predictor
 

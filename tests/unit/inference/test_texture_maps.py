@@ -7,8 +7,7 @@ from service.datatypes import TEXTURE_SIDE, Image, Instance, Map, Output, Predic
 from service.inference.predictor import Predictor
 from service.inference.texture_maps import gather_texture
 from service.output.drawing import Scenery, draw
-from service.output.preset_table import PRESETS
-from service.output.presets import Style
+from service.output.presets import PRESETS, Style
 from tests.unit.inference.conftest import as_sample
 
 REGION = (30, 20, 90, 110)

@@ -14,7 +14,7 @@ from load_tests.costly_answers import (
     processes_apart,
 )
 from service.output.media import COCO, JSON, NPZ, PNG, ZIP
-from service.output.preset_table import PRESETS
+from service.output.presets import PRESETS
 
 CHART = ("model", "R_50_FPN_WC2M_s1x")
 # The worst that the search finds, and one of each form.

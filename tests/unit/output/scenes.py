@@ -6,8 +6,7 @@ import numpy as np
 
 from service.datatypes import BoxXYXY, Image, Instance, Map, Prediction, SizeHW, region_of
 from service.output.palettes import Palette
-from service.output.preset_table import PRESETS
-from service.output.presets import Style
+from service.output.presets import PRESETS, Style
 
 SIZE_HW = (40, 60)
 # Overlapping ones, one at the border, one of a pixel, in the order of their scores.

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from service.datatypes import Instance, Map, Output, Prediction, RegionXYWH
-from service.output.canvas import paint_maps
+from service.output.canvas import Grid, column_strips_of, mask_of, paint_maps, strips_of
+from tests.unit.output.scenes import BOXES, make_instance
 
 RANDOM = np.random.default_rng(0)
 SIZE_HW = (12, 16)
@@ -131,3 +132,84 @@ def test_the_instances_maps_stay_as_they_are():
     paint_maps(Prediction(SIZE_HW, (painted_on, random_instance((1, 1, 4, 4)))), ALL)
     for name, samples in before.items():
         np.testing.assert_array_equal(painted_on.maps[name].samples, samples)
+
+
+IMAGE_SIZE_HW = (12, 16)
+REGIONS = [
+    (2, 3, 7, 5),
+    (0, 0, 16, 12),
+    (15, 11, 1, 1),
+    (-3, -2, 8, 7),
+    (10, 8, 20, 20),
+    (16, 0, 3, 3),
+    (-3, 2, 3, 3),
+]
+
+
+@pytest.mark.parametrize("size_hw", [(12, 16), (24, 32), (5, 7), (1, 1), (13, 300), (12, 8)])
+@pytest.mark.parametrize("region", REGIONS)
+def test_a_pixel_shows_the_image_s_pixel_under_its_centre(region, size_hw):
+    left, top, width, height = region
+    samples = np.arange(1, height * width + 1).reshape(height, width)
+    picture = np.zeros(size_hw, np.int64)
+    place = Grid(IMAGE_SIZE_HW, size_hw).place(region)
+    picture[place.rows, place.columns] = place.take(samples)
+    for row, column in np.ndindex(size_hw):
+        y = int((row + 0.5) * IMAGE_SIZE_HW[0] / size_hw[0]) - top
+        x = int((column + 0.5) * IMAGE_SIZE_HW[1] / size_hw[1]) - left
+        is_inside = 0 <= x < width and 0 <= y < height
+        assert picture[row, column] == (samples[y, x] if is_inside else 0)
+
+
+def test_at_the_image_s_size_nothing_is_copied():
+    samples = np.zeros((5, 7))
+    place = Grid(IMAGE_SIZE_HW, IMAGE_SIZE_HW).place((2, 3, 7, 5))
+    assert place.take(samples).base is samples
+
+
+@pytest.mark.parametrize("size_hw", [(12, 16), (30, 9)])
+def test_only_what_the_mask_lets_through_is_painted(size_hw):
+    mask = np.random.default_rng(0).integers(0, 2, (12, 16)).astype(np.uint8) * 255
+    samples = np.full((12, 16), 7, np.uint8)
+    picture, shown = np.zeros(size_hw, np.uint8), np.zeros(size_hw, np.uint8)
+    place = Grid(IMAGE_SIZE_HW, size_hw).place((0, 0, 16, 12))
+    place.paint(picture, samples, mask)
+    shown[place.rows, place.columns] = place.take(mask)
+    assert np.array_equal(picture, (shown > 0) * np.uint8(7))
+
+
+@pytest.mark.parametrize("max_pixels", [1, 7, 100, 10**6])
+@pytest.mark.parametrize("cut", [strips_of, column_strips_of])
+def test_strips_make_up_the_instance_and_are_views(cut, max_pixels, monkeypatch):
+    monkeypatch.setattr("service.output.canvas.MAX_PIXELS", max_pixels)
+    whole = make_instance(BOXES[0], 1)
+    x, y, width, height = whole.region_xywh
+    put_together = {name: np.zeros_like(map_.samples) for name, map_ in whole.maps.items()}
+    num_pixels = 0
+    for strip in cut(whole):
+        left, top, w, h = strip.region_xywh
+        assert w * h <= max_pixels
+        num_pixels += w * h
+        for name, map_ in strip.maps.items():
+            assert np.shares_memory(map_.samples, whole.maps[name].samples)
+            here = (slice(top - y, top - y + h), slice(left - x, left - x + w))
+            put_together[name][(slice(None), *here) if name in {"uv", "raw_uv"} else here] = (
+                map_.samples
+            )
+    assert num_pixels == width * height
+    for name, samples in put_together.items():
+        np.testing.assert_array_equal(samples, whole.maps[name].samples)
+
+
+@pytest.mark.parametrize("name", ["mask", "labels", "iuv", "vertices"])
+def test_the_mask_is_what_any_map_tells(name):
+    whole = make_instance(BOXES[0], 1)
+    alone = Instance(0.5, 0, whole.box_xyxy, whole.region_xywh, maps={name: whole.maps[name]})
+    np.testing.assert_array_equal(mask_of(alone), whole.maps["mask"].samples)
+
+
+def test_floats_alone_tell_no_mask():
+    whole = make_instance(BOXES[0], 1)
+    alone = Instance(0.5, 0, whole.box_xyxy, whole.region_xywh, maps={"uv": Map(np.zeros(1))})
+    with pytest.raises(ValueError, match="No map"):
+        mask_of(alone)

@@ -113,7 +113,7 @@ def test_any_mask_anywhere_comes_back(seed, max_pixels, monkeypatch):
     x, y = int(random.integers(0, width)), int(random.integers(0, height))
     w, h = int(random.integers(1, width - x + 1)), int(random.integers(1, height - y + 1))
     mask = (random.random((h, w)) < random.choice([0, 0.1, 0.9, 1])).astype(np.uint8) * 255
-    monkeypatch.setattr("service.output.strips.MAX_PIXELS", max_pixels)
+    monkeypatch.setattr("service.output.canvas.MAX_PIXELS", max_pixels)
     counts = decode_runs(runs(mask, (x, y, w, h), size_hw))
     assert min(counts[1:], default=1) > 0
     expected = np.zeros(size_hw, bool)

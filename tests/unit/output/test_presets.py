@@ -4,8 +4,7 @@ import pytest
 
 from service.datatypes import Output, RawMap
 from service.output.media import SUFFIXES
-from service.output.preset_table import PRESETS
-from service.output.presets import BACKGROUNDS, PEOPLE, Drawing
+from service.output.presets import BACKGROUNDS, PEOPLE, PRESETS, Drawing
 
 OF_CHARTS = {
     *(Output.IUV, Output.UV, Output.LABELS, Output.MASK, Output.CONFIDENCE),

@@ -2,7 +2,7 @@ import pytest
 
 from service.errors import InvalidParameter
 from service.output.palettes import Palette
-from service.output.preset_table import PRESETS
+from service.output.presets import PRESETS
 from service.pipeline.parameters import check_parameters
 from service.pipeline.styling import REFINEMENTS, style_for
 

@@ -15,7 +15,7 @@ from service.output.drawing import Scenery, draw
 from service.output.dump import describe_image, flatten_entries
 from service.output.media import COCO
 from service.output.png import encode_png
-from service.output.preset_table import PRESETS, find_tools
+from service.output.presets import PRESETS, find_tools
 from service.pipeline.parameters import check_parameters
 from service.pipeline.styling import style_with
 from service.predict.files import Job
