@@ -27,7 +27,7 @@ from service.inference.loading import build_predictor
 from service.inference.map_buffer import Chunk, MapBuffer
 from service.inference.predictor import MAX_CHUNK, MAX_TILE_PIXELS
 from service.inference.regions import num_pixels
-from service.network.predictors import ChartPredictor, HeadOutput
+from service.network.densepose_head import ChartPredictor, HeadOutput
 
 # A person in the middle distance.
 REGION = (40, 20, 150, 400)

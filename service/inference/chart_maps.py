@@ -20,8 +20,8 @@ from service.datatypes import AnyMap, Output, RawMap
 from service.inference.argmax import argmax_of_rows
 from service.inference.map_buffer import Chunk, MapBuffer, MapLayout, spread
 from service.inference.regions import Tile, as_table, tiles
+from service.network.densepose_head import HeadOutput
 from service.network.kernels import has_kernels
-from service.network.predictors import HeadOutput
 
 # The least variance of U and V. densepose/config.py: UV_CONFIDENCE.EPSILON
 MIN_VARIANCE = 0.01

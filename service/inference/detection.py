@@ -12,8 +12,7 @@ from torch import Tensor
 
 from service.datatypes import BoxXYXY, RegionXYWH, Sample, SizeHW, region_of
 from service.inference.transfer import to_device, to_host
-from service.network.box_head import NO_SCORE
-from service.network.boxes import are_boxes, clip
+from service.network.faster_rcnn import NO_SCORE, are_boxes, clip
 from service.network.rcnn import DensePoseRCNN
 
 # The rows of `DensePoseRCNN.detect` for the images of these indices, on the host.

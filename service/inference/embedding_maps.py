@@ -14,8 +14,8 @@ from service.inference.argmax import argmax_of_columns, argmax_of_rows
 from service.inference.map_buffer import Chunk, MapBuffer, MapLayout, spread
 from service.inference.regions import Tile, as_table, tiles
 from service.inference.vertex_colours import colour_vertices
+from service.network.densepose_head import HeadOutput
 from service.network.kernels import has_kernels
-from service.network.predictors import HeadOutput
 
 COARSE_LOGITS = "coarse_logits"
 # All fourteen models agree in these.

@@ -12,8 +12,8 @@ from service.errors import DeviceUnavailable
 from service.inference.predictor import Predictor
 from service.inference.preprocess import PIXEL_MEAN_BGR
 from service.inference.recorder import recorder_for
+from service.network.faster_rcnn import ANCHOR_SIDES, cell_anchors
 from service.network.rcnn import DensePoseRCNN
-from service.network.rpn import ANCHOR_SIDES, cell_anchors
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

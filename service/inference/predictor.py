@@ -34,7 +34,7 @@ from service.inference.stage_clock import StageClock
 from service.inference.steps import HEAD_SIZES, NetworkSteps
 from service.inference.texture_maps import gather_textures
 from service.inference.transfer import to_device
-from service.network.folding import fold_batch_norms
+from service.network.backbone import fold_batch_norms
 from service.network.rcnn import DensePoseRCNN, as_rois
 
 # Boxes that the DensePose head sees at once: its outputs and their rearrangement stay under 250 MB

@@ -16,7 +16,7 @@ from service.inference.preprocess import normalise, pixel_mean, stack_samples, w
 from service.inference.recorder import Recorder
 from service.inference.recordings import Recordings
 from service.inference.transfer import to_host
-from service.network.predictors import HeadOutput
+from service.network.densepose_head import HeadOutput
 from service.network.rcnn import DensePoseRCNN
 
 # Of all recorded batches together; their features take about 80 bytes per pixel in half precision.

@@ -24,7 +24,7 @@ from service.inference.region_kernel import (
 )
 from service.inference.regions import as_table
 from service.inference.transfer import to_device
-from service.network.predictors import HeadOutput
+from service.network.densepose_head import HeadOutput
 
 # Of a program's pixels: a square has the fewest neighbours, and most often all or no body.
 TILE_HEIGHT, TILE_WIDTH = 8, 8

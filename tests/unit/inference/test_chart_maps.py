@@ -13,7 +13,7 @@ from service.datatypes import AnyMap, Output, RawMap, RegionXYWH
 from service.inference.chart_maps import CONFIDENCE_RANGES, ChartMaps, confidence_names
 from service.inference.map_buffer import Chunk, MapBuffer
 from service.inference.regions import num_pixels
-from service.network.predictors import HeadOutput
+from service.network.densepose_head import HeadOutput
 
 CONFIDENCES = ("sigma_2", "kappa_u", "kappa_v", "fine_segm_confidence", "coarse_segm_confidence")
 CPU = torch.device("cpu")
@@ -204,7 +204,7 @@ from service.datatypes import Output
 from service.inference.chart_maps import ChartMaps
 from service.inference.map_buffer import Chunk, MapBuffer
 from service.inference.predictor import MAX_CHUNK, MAX_TILE_PIXELS
-from service.network.predictors import HeadOutput
+from service.network.densepose_head import HeadOutput
 side, num_regions = int(sys.argv[1]), int(sys.argv[2])
 outputs, chart_maps = frozenset({Output.IUV}), ChartMaps(())
 fields = chart_maps.fields(outputs)

@@ -7,7 +7,7 @@ from service.datatypes import Output
 from service.inference.embedding_maps import COARSE_LOGITS, EmbeddingMaps, closest_vertices
 from service.inference.map_buffer import Chunk, MapBuffer
 from service.inference.regions import num_pixels
-from service.network.predictors import HeadOutput
+from service.network.densepose_head import HeadOutput
 
 CPU = torch.device("cpu")
 

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from service.datatypes import Image, Output, Prediction, Query, Sample
 from service.inference.predictor import Predictor
 from service.inference.steps import NetworkSteps, RecordedBatch, RecordedHead
-from service.network.box_head import MAX_ROWS, NO_SCORE
-from service.network.predictors import HeadOutput
+from service.network.densepose_head import HeadOutput
+from service.network.faster_rcnn import MAX_ROWS, NO_SCORE
 from tests.unit.inference.conftest import as_sample, load_demo, mirrored
 
 T = TypeVar("T")

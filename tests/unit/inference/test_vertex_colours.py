@@ -7,7 +7,7 @@ from service.inference.embedding_maps import EmbeddingMaps
 from service.inference.map_buffer import Chunk, MapBuffer
 from service.inference.regions import num_pixels
 from service.inference.vertex_colours import colour_vertices
-from service.network.predictors import HeadOutput
+from service.network.densepose_head import HeadOutput
 
 
 def unit_vectors(*shape: int) -> torch.Tensor:
