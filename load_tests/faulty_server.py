@@ -9,7 +9,7 @@ they say of an image is always the same. Settings are `DENSEPOSE_*` variables.
 import argparse
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -18,15 +18,15 @@ import torch
 
 from load_tests.stand_in import StandIn
 from model_store.catalogue import ModelCard, load_catalogue
+from model_store.download import Progress
 from model_store.errors import CheckpointUnavailable
+from model_store.store import StoredState
 from service.allocator import give_back_freed_memory, keep_freed_memory
-from service.api.backend import ModelStatus
 from service.assembly import assemble, build_metrics
 from service.datatypes import Prediction, Sample
-from service.inference.device_memory import Arrays, MemoryBudget
-from service.inference.model_source import LoadedModel, ModelSource
-from service.inference.resident import ResidentModels
 from service.logs import configure_logging
+from service.residency.device import Arrays, MemoryBudget
+from service.residency.resident import Policy, ResidentModels
 from service.server import run_server
 from service.settings import read_settings
 
@@ -96,9 +96,11 @@ class Faults:
 class FaultyModel:
     """In the place of a predictor: takes memory and time, and fails now and then."""
 
+    card: ModelCard
     weights: Arrays
     faults: Faults
     device: StandIn
+    num_bytes: int = MODEL_BYTES
 
     def predict_batch(self, samples: Sequence[Sample]) -> Sequence[Prediction]:
         """What is in the images: always the same."""
@@ -108,33 +110,55 @@ class FaultyModel:
     def warm_up(self) -> None:
         """There is nothing to warm up."""
 
-    def free_recordings(self) -> None:
+    def free_graphs(self) -> None:
         """There are none."""
 
 
-def build_source(faults: Faults) -> ModelSource:
-    """Where the models come from."""
-    device = StandIn(BATCH_MS, IMAGE_MS)
+class FaultyDevice:
+    """In the place of the device: its memory is the host's, and a model on it fails."""
 
-    def read(_: ModelCard) -> Arrays:
-        return {"weights": np.ones(MODEL_BYTES // 4, np.float32)}
+    budget = MemoryBudget(NUM_ON_DEVICE * MODEL_BYTES, NUM_COPIES * MODEL_BYTES, 10 * MODEL_BYTES)
 
-    def build(_: ModelCard, arrays: Arrays) -> LoadedModel:
-        faults.before_load()
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+        self._device = StandIn(BATCH_MS, IMAGE_MS)
+
+    def load(self, card: ModelCard, arrays: Arrays) -> tuple[FaultyModel, tuple[str, ...]]:
+        """A model that takes memory and time."""
+        self._faults.before_load()
         time.sleep(LOAD_MS / 1000)
-        weights = {name: array.copy() for name, array in arrays.items()}
-        model = cast("Any", FaultyModel(weights, faults, device))
-        return LoadedModel(model, (), MODEL_BYTES)
+        return FaultyModel(card, self.copy(arrays), self._faults, self._device), ()
 
-    return ModelSource(
-        is_at_hand=lambda _: True,
-        fetch=read,
-        read=read,
-        copy=lambda arrays: {name: array.copy() for name, array in arrays.items()},
-        build=build,
-        count_bytes=lambda _: MODEL_BYTES,
-        give_back=give_back_freed_memory,
-    )
+    def count_bytes(self, _: Arrays) -> int:
+        """What each model takes."""
+        return MODEL_BYTES
+
+    def copy(self, arrays: Arrays) -> Arrays:
+        """The same once more."""
+        return {name: array.copy() for name, array in arrays.items()}
+
+    def give_back_memory(self) -> None:
+        """Gives back what is free."""
+        give_back_freed_memory()
+
+
+@dataclass
+class FullStore:
+    """In the place of the model store: every model is there, and quick to read."""
+
+    cards: Mapping[str, ModelCard]
+
+    def state(self, _: ModelCard) -> StoredState:
+        """On the disk."""
+        return StoredState("stored", MODEL_BYTES)
+
+    def is_converted(self, _: ModelCard) -> bool:
+        """Always."""
+        return True
+
+    def load_arrays(self, _: ModelCard, __: Progress) -> Arrays:
+        """What takes a model's memory."""
+        return {"weights": np.ones(MODEL_BYTES // 4, np.float32)}
 
 
 def main() -> None:
@@ -151,13 +175,13 @@ def main() -> None:
     cards = {name: replace(demo, id=name, aliases=()) for name in MODELS}
     metrics = build_metrics({"torch": "none", "cuda": "none"})
     faults = Faults(chosen.seed, chosen.end, chosen.after)
-    budget = MemoryBudget(NUM_ON_DEVICE * MODEL_BYTES, NUM_COPIES * MODEL_BYTES, 10 * MODEL_BYTES)
-    resident = ResidentModels(build_source(faults), budget, metrics, max_stay_s=0.2)
+    store, device = cast("Any", FullStore(cards)), cast("Any", FaultyDevice(faults))
+    resident = ResidentModels(store, device, Policy(max_stay_s=0.2), metrics)
     service = assemble(
         settings,
         resident,
-        lambda: cards,
-        lambda card: ModelStatus(resident.residence(card.id).place or "stored"),
+        resident.cards,
+        resident.status_of,
         metrics,
         hang_s=HANG_S,
     )

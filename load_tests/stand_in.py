@@ -20,9 +20,8 @@ import numpy as np
 
 from model_store.catalogue import ModelCard, load_catalogue
 from service.allocator import keep_freed_memory
-from service.api.backend import ModelStatus
 from service.assembly import assemble, build_metrics
-from service.datatypes import Instance, Map, Output, Prediction, Sample
+from service.datatypes import Instance, Map, ModelStatus, Output, Prediction, Sample
 from service.logs import configure_logging
 from service.server import run_server
 from service.settings import read_settings

@@ -10,12 +10,13 @@ from fastapi import FastAPI
 from model_store.catalogue import ModelCard
 from service.api.access import Access
 from service.api.application import create_application
-from service.api.backend import Backend, ModelStatus
+from service.api.backend import Backend
 from service.api.densepose import Limits, Threads
 from service.api.key_file import KeyFile
 from service.api.keys import Key
 from service.api.origins import Origins
 from service.batching.pool import FairPool
+from service.datatypes import ModelStatus
 from service.engine import Engine, Models, QueueLimits
 from service.errors import InvalidSetting
 from service.imaging.decoders import Decoders

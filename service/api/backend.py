@@ -3,31 +3,16 @@
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from model_store.catalogue import ModelCard
-from service.datatypes import Prediction, Sample
+from service.datatypes import ModelStatus, Prediction, Sample
 
-ModelState: TypeAlias = Literal[
-    "absent", "downloading", "stored", "loading", "ready", "host", "failed"
-]
 # Deadlines are seconds of time.monotonic(). Cancelling a call drops its work.
 Prepare: TypeAlias = Callable[[ModelCard, float], Awaitable[None]]
 Predict: TypeAlias = Callable[[ModelCard, Sample, float], Awaitable[Prediction]]
 # Whether all is well, and in what state it is, or why not.
 Probe: TypeAlias = Callable[[], tuple[bool, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelStatus:
-    """Where a model is, and what it takes there, as far as is known."""
-
-    state: ModelState
-    bytes_on_disk: int | None = None
-    bytes_on_host: int | None = None
-    bytes_on_device: int | None = None
-    # Arrays of the checkpoint that the network has no use for; known once it was read.
-    unused_arrays: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

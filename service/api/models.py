@@ -7,11 +7,12 @@ from fastapi import APIRouter, Path, Request
 from model_store.catalogue import ModelCard, find_model
 from model_store.errors import UnknownModel
 from service.api.access import Access
-from service.api.backend import Backend, ModelStatus
+from service.api.backend import Backend
 from service.api.capabilities import outputs_of
 from service.api.document import problem_responses
 from service.api.errors import PROBLEM_OF
 from service.api.schemas import ModelDescription, ModelList
+from service.datatypes import ModelStatus
 from service.errors import Forbidden, ForbiddenOrigin, Unauthorized
 
 Name: TypeAlias = Annotated[

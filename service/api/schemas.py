@@ -6,8 +6,7 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 
-from service.api.backend import ModelState
-from service.datatypes import Output
+from service.datatypes import ModelState, Output
 from service.output.parts import Grouping, Side
 
 

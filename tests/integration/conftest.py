@@ -13,9 +13,10 @@ from starlette.testclient import TestClient
 from model_store.catalogue import load_catalogue
 from service.api.access import Access
 from service.api.application import create_application
-from service.api.backend import Backend, ModelStatus
+from service.api.backend import Backend
 from service.api.densepose import Limits, Threads
 from service.api.origins import Origins
+from service.datatypes import ModelStatus
 from service.imaging.decoders import Decoders
 from service.metrics import Metrics
 from tests.integration.stand_in import StandIn

@@ -18,9 +18,9 @@ import torch
 from load_tests.stand_in_weights import DATA, build_arrays
 from model_store.catalogue import load_catalogue
 from model_store.checkpoint import read_checkpoint
-from service.api.backend import ModelStatus
 from service.assembly import Service, assemble, build_metrics
 from service.batching import growth
+from service.datatypes import ModelStatus
 from service.inference.loading import build_predictor
 from service.inference.predictor import Predictor
 from service.settings import Settings

@@ -3,7 +3,7 @@ from typing import get_args
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.api.backend import ModelState
+from service.datatypes import ModelState
 from service.metrics import MODEL_STATES, Memory, Metrics
 
 BASE_UNITS = ("seconds", "bytes", "total", "info", "pixels", "image", "ratio")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from service.errors import DeviceFailed, OutOfMemory
-from service.inference.device_errors import MAX_REASON, as_service_error
+from service.residency.device_errors import MAX_REASON, as_service_error
 
 
 @pytest.mark.parametrize(

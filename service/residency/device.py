@@ -1,4 +1,4 @@
-"""How much memory models may take, and how it is given back."""
+"""The device that models are loaded onto: what they may take there, and how it is given back."""
 
 import os
 from collections.abc import Mapping
@@ -9,7 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model_store.catalogue import ModelCard
 from service.allocator import give_back_freed_memory
+from service.inference.devices import DTYPES, find_device, traits_of
+from service.inference.loading import build_predictor
+from service.inference.predictor import Predictor
 
 # What a batch needs beside the weights: at most half of what is free, as a model has to fit too.
 HEADROOM_SHARE, MIN_HEADROOM_BYTES = 0.25, 2 * 2**30
@@ -41,6 +45,47 @@ class MemoryBudget:
     total_bytes: int
 
 
+class ModelDevice:
+    """A device, the precision that models have there, and the memory that they may take."""
+
+    def __init__(self, name: str, precision: str, device_bytes: int | None) -> None:
+        """The device of this name, as `find_device`; `device_bytes` are as in `memory_budget`.
+
+        Raises:
+            DeviceUnavailable: there is no such device here.
+        """
+        self._device = find_device(name)
+        self._dtype = DTYPES[precision]
+        self.budget = memory_budget(self._device, device_bytes)
+
+    def load(self, card: ModelCard, arrays: Arrays) -> tuple[Predictor, tuple[str, ...]]:
+        """The model, on the device, and the names of the arrays that it has no use for."""
+        return build_predictor(card, arrays, self._device, self._dtype)
+
+    def count_bytes(self, arrays: Arrays) -> int:
+        """What these will take on the device, about."""
+        return sum(array.size for array in arrays.values()) * self._dtype.itemsize
+
+    def give_back_memory(self) -> None:
+        """Gives back what was freed and is kept for later use."""
+        if traits_of(self._device).has_own_memory:
+            torch.get_device_module(self._device).empty_cache()
+        give_back_freed_memory()
+
+    @staticmethod
+    def copy(arrays: Arrays) -> Arrays:
+        """Copies in page-locked memory, from where they are on a CUDA device in milliseconds."""
+        # One piece: to lock pages costs the system more than to copy them.
+        num_values = sum(array.size for array in arrays.values())
+        whole = torch.empty(num_values, dtype=torch.float32, pin_memory=True).numpy()
+        pinned, begin = {}, 0
+        for name, array in arrays.items():
+            pinned[name] = whole[begin : begin + array.size].reshape(array.shape)
+            np.copyto(pinned[name], array)
+            begin += array.size
+        return pinned
+
+
 def memory_budget(device: torch.device, device_bytes: int | None) -> MemoryBudget:
     """The budget; where the operator has not chosen, by what is free at the moment.
 
@@ -48,33 +93,12 @@ def memory_budget(device: torch.device, device_bytes: int | None) -> MemoryBudge
     beside them would be of no use.
     """
     host_bytes = int(HOST_SHARE * _spare_host_bytes())
-    if device.type != "cuda":
+    if not traits_of(device).has_own_memory:
         total_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return MemoryBudget(device_bytes or host_bytes, 0, total_bytes)
-    free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+    free_bytes, total_bytes = torch.get_device_module(device).mem_get_info(device)
     headroom_bytes = min(max(HEADROOM_SHARE * free_bytes, MIN_HEADROOM_BYTES), free_bytes / 2)
     return MemoryBudget(device_bytes or int(free_bytes - headroom_bytes), host_bytes, total_bytes)
-
-
-def give_back_memory(device: torch.device) -> None:
-    """Gives back what was freed and is kept for later use."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    give_back_freed_memory()
-
-
-def pin_arrays(arrays: Arrays) -> dict[str, NDArray[np.float32]]:
-    """Copies in page-locked memory, from where they are on a CUDA device in milliseconds."""
-    # One piece: to lock pages costs the system more than to copy them.
-    sizes = {name: array.size for name, array in arrays.items()}
-    whole = torch.empty(sum(sizes.values()), dtype=torch.float32, pin_memory=True).numpy()
-    pinned, begin = {}, 0
-    for name, array in arrays.items():
-        view = whole[begin : begin + array.size].reshape(array.shape)
-        np.copyto(view, array)
-        pinned[name] = view
-        begin += array.size
-    return pinned
 
 
 def _spare_host_bytes() -> int:

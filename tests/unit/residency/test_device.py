@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from service.inference import device_memory
-from service.inference.device_memory import give_back_memory, memory_budget
+from service.residency import device as module
+from service.residency.device import ModelDevice, memory_budget
 
 CPU = torch.device("cpu")
 GIBIBYTE = 2**30
@@ -16,8 +16,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine with 16 GiB to spare, outside of a container."""
     meminfo = tmp_path / "meminfo"
     meminfo.write_text(f"MemTotal: 9 kB\nMemAvailable:   {16 * 2**20} kB\nBuffers: 3 kB\n")
-    monkeypatch.setattr(device_memory, "MEMINFO", meminfo)
-    monkeypatch.setattr(device_memory, "GROUP_FILES", [(tmp_path / "max", tmp_path / "current")])
+    monkeypatch.setattr(module, "MEMINFO", meminfo)
+    monkeypatch.setattr(module, "GROUP_FILES", [(tmp_path / "max", tmp_path / "current")])
     return tmp_path
 
 
@@ -47,7 +47,7 @@ def test_the_operator_s_choice_counts(machine: Path) -> None:
 
 
 def test_what_was_freed_can_be_given_back() -> None:
-    give_back_memory(CPU)
+    ModelDevice("cpu", "fp32", None).give_back_memory()
 
 
 @pytest.mark.gpu
@@ -70,7 +70,7 @@ def test_pinned_copies_are_equal_and_reach_the_device_without_waiting() -> None:
         "scalar": np.array(3.0, np.float32),
         "matrix": np.arange(12, dtype=np.float32).reshape(3, 4),
     }
-    pinned = device_memory.pin_arrays(arrays)
+    pinned = ModelDevice.copy(arrays)
     for name, array in arrays.items():
         assert np.array_equal(pinned[name], array)
         assert pinned[name].shape == array.shape

@@ -28,19 +28,18 @@ MAX_REASON = 200
 def as_service_error(error: BaseException) -> OutOfMemory | DeviceFailed | None:
     """What the error means to the service; None where it is not about the device."""
     text = str(error)
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return _out_of_memory()
-    if not isinstance(error, RuntimeError):
-        return None
-    if any(words in text for words in OUT_OF_MEMORY):
-        return _out_of_memory()
-    if isinstance(error, torch.AcceleratorError) or any(words in text for words in FATAL):
+    is_runtime_error = isinstance(error, RuntimeError)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        is_runtime_error and any(words in text for words in OUT_OF_MEMORY)
+    ):
+        return OutOfMemory(
+            "The image does not fit the device's memory: send or ask for a smaller one."
+        )
+    if isinstance(error, torch.AcceleratorError) or (
+        is_runtime_error and any(words in text for words in FATAL)
+    ):
         return DeviceFailed(
             "The device has failed: try another replica.",
             reason=text.partition("\n")[0][:MAX_REASON],
         )
     return None
-
-
-def _out_of_memory() -> OutOfMemory:
-    return OutOfMemory("The image does not fit the device's memory: send or ask for a smaller one.")
