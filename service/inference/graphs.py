@@ -2,7 +2,7 @@
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -18,29 +18,19 @@ MIN_USES = 8
 WINDOW = 256
 
 
-class GraphCapture(Protocol):
-    """Turns a function into one that does the same to the same tensors again."""
-
-    def __call__(self, stage: str, function: Callable[[], V]) -> Callable[[], V]:
-        """The replay of a function that reads and returns fixed tensors.
-
-        Each replay returns the same tensors, written anew: they hold until the next replay of
-        anything of that stage.
-        """
-        ...
-
-
-def graph_capture(device: torch.device) -> GraphCapture | None:
+def graph_capture(device: torch.device) -> "GraphCapture | None":
     """What captures graphs on this device; None where it cannot be done, or gains nothing.
 
     Without our own kernels the host has to know how many boxes there are while it detects them.
     """
     can_capture = traits_of(device).captures_graphs and can_build_kernels()
-    return CudaGraphCapture(device) if can_capture else None
+    return GraphCapture(device) if can_capture else None
 
 
-class CudaGraphCapture:
-    """Captures on the thread that computes, while no other one computes on the device.
+class GraphCapture:
+    """Turns a function into one that does the same to the same tensors again.
+
+    It captures on the thread that computes, while no other one computes on the device.
 
     Other threads may copy and allocate meanwhile: only what this thread does can spoil a graph.
     """
@@ -52,7 +42,11 @@ class CudaGraphCapture:
         self._pools: dict[str, Any] = {}
 
     def __call__(self, stage: str, function: Callable[[], V]) -> Callable[[], V]:
-        """Run the function once, and capture it."""
+        """The replay of a function that reads and returns fixed tensors, which is run once.
+
+        Each replay returns the same tensors, written anew: they hold until the next replay of
+        anything of that stage.
+        """
         pool = self._pools.setdefault(stage, torch.cuda.graph_pool_handle())
         graph = torch.cuda.CUDAGraph()
         current = torch.cuda.current_stream(self._stream.device)

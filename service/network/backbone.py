@@ -7,6 +7,7 @@ arXiv 1612.03144.
 Shape letters: N images, C channels, H W = the input's height and width over the stride.
 """
 
+from collections import OrderedDict
 from typing import Literal
 
 import torch
@@ -69,18 +70,6 @@ def frozen_conv(in_channels: int, out_channels: int, kernel: int, stride: int = 
     return NormedConv2d(in_channels, out_channels, kernel, norm=norm, stride=stride)
 
 
-class Stem(nn.Module):
-    """7x7 convolution and 3x3 max pooling: stride 4."""
-
-    def __init__(self, out_channels: int) -> None:
-        super().__init__()
-        self.conv1 = frozen_conv(3, out_channels, 7, stride=2)
-
-    def forward(self, images_N3HW: Tensor) -> Tensor:
-        """[N, 3, H, W] to [N, C, H/4, W/4]."""
-        return F.max_pool2d(F.relu_(self.conv1(images_N3HW)), kernel_size=3, stride=2, padding=1)
-
-
 class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 and the shortcut around them."""
 
@@ -109,7 +98,14 @@ class ResNet(nn.Module):
     def __init__(self, depth: Literal[50, 101], width: float) -> None:
         super().__init__()
         channels = int(64 * width)
-        self.stem = Stem(channels)
+        # Stride 4.
+        self.stem = nn.Sequential(
+            OrderedDict(
+                conv1=frozen_conv(3, channels, 7, stride=2),
+                relu=nn.ReLU(inplace=True),
+                pool=nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
+            )
+        )
         self.out_channels: list[int] = []
         for index, (stage, num_blocks) in enumerate(zip(STAGES, NUM_BLOCKS[depth], strict=True)):
             inner_channels = int(64 * width) * 2**index

@@ -8,6 +8,7 @@ level or of all, P proposals of one image, R of all images, D detections of one 
 """
 
 import math
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
@@ -157,13 +158,11 @@ class RegionProposalNetwork(nn.Module):
         logits_NL, deltas_NL4 = self.rpn_head(level_NCHW)
         scores_NT, best_NT = logits_NL.topk(min(MAX_PER_LEVEL, logits_NL.shape[1]), dim=1)
         deltas_NT4 = deltas_NL4.gather(1, best_NT[..., None].expand(-1, -1, 4))
-        return scores_NT, deltas_NT4, self._anchors(index, best_NT, width=level_NCHW.shape[3])
-
-    def _anchors(self, index: int, anchor_NT: Tensor, width: int) -> Tensor:
-        cells: Tensor = self.get_buffer(f"cell_anchors{index}")
-        cell_NT = anchor_NT // len(ASPECT_RATIOS)
-        corner = torch.stack((cell_NT % width, cell_NT // width), dim=-1) * STRIDES[index]
-        return cells[anchor_NT % len(ASPECT_RATIOS)] + corner.repeat(1, 1, 2)
+        anchors_A4: Tensor = self.get_buffer(f"cell_anchors{index}")
+        cell_NT, width = best_NT // len(ASPECT_RATIOS), level_NCHW.shape[3]
+        corner_NT2 = torch.stack((cell_NT % width, cell_NT // width), dim=-1) * STRIDES[index]
+        anchors_NT4 = anchors_A4[best_NT % len(ASPECT_RATIOS)] + corner_NT2.repeat(1, 1, 2)
+        return scores_NT, deltas_NT4, anchors_NT4
 
     @staticmethod
     def _suppress(boxes_NT4: Tensor, is_box_NT: Tensor, counts: list[int]) -> Tensor:
@@ -181,18 +180,17 @@ MAX_ROWS = 1000
 NO_SCORE = -1.0
 
 
-class BoxHead(nn.Module):
-    """Two fully connected layers on what RoIAlign read."""
-
-    def __init__(self, channels: int, resolution: int, width: float) -> None:
-        super().__init__()
-        self.out_channels = int(1024 * width)
-        self.fc1 = nn.Linear(channels * resolution**2, self.out_channels)
-        self.fc2 = nn.Linear(self.out_channels, self.out_channels)
-
-    def forward(self, pooled_RCPP: Tensor) -> Tensor:
-        """[R, 1024]."""
-        return F.relu_(self.fc2(F.relu_(self.fc1(pooled_RCPP.flatten(1)))))
+def box_head(channels: int, hidden_channels: int) -> nn.Module:
+    """Two fully connected layers on what RoIAlign read [R, C, P, P]: [R, 1024]."""
+    return nn.Sequential(
+        OrderedDict(
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(channels, hidden_channels),
+            relu1=nn.ReLU(inplace=True),
+            fc2=nn.Linear(hidden_channels, hidden_channels),
+            relu2=nn.ReLU(inplace=True),
+        )
+    )
 
 
 class BoxPredictor(nn.Module):

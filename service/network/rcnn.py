@@ -21,9 +21,9 @@ from service.network.densepose_head import (
     HeadOutput,
 )
 from service.network.faster_rcnn import (
-    BoxHead,
     BoxPredictor,
     RegionProposalNetwork,
+    box_head,
     rank_detections,
 )
 from service.network.kernels import has_kernels
@@ -44,8 +44,9 @@ class RoIHeads(nn.Module):
         super().__init__()
         box_pooler = architecture.box_pooler
         self.box_pooler = RoIPooler(box_pooler)
-        self.box_head = BoxHead(channels, box_pooler.resolution, architecture.width)
-        self.box_predictor = BoxPredictor(self.box_head.out_channels, architecture.num_classes)
+        box_channels = int(1024 * architecture.width)
+        self.box_head = box_head(channels * box_pooler.resolution**2, box_channels)
+        self.box_predictor = BoxPredictor(box_channels, architecture.num_classes)
         self.decoder = Decoder(channels) if architecture.decoder else nn.Identity()
         self.densepose_pooler = RoIPooler(architecture.densepose_pooler)
         head_channels = int(512 * architecture.width)

@@ -1,4 +1,4 @@
-"""The device that models are loaded onto: what they may take there, and how it is given back."""
+"""The device that models are loaded onto: its memory, and what PyTorch says when it fails."""
 
 import os
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from model_store.catalogue import ModelCard
 from service.allocator import give_back_freed_memory
+from service.errors import DeviceFailed, OutOfMemory
 from service.inference.devices import DTYPES, find_device, traits_of
 from service.inference.loading import build_predictor
 from service.inference.predictor import Predictor
@@ -31,6 +32,27 @@ GROUP_FILES = (
 )
 
 Arrays = Mapping[str, NDArray[np.float32]]
+
+
+# Parts of messages. c10/core/impl/alloc_cpu.cpp, c10/cuda/CUDACachingAllocator.cpp, and the names
+# of the libraries' status codes.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "STATUS_ALLOC_FAILED",
+)
+# After these a CUDA context is of no use any more. "Sticky" errors, CUDA C++ Programming Guide,
+# chapter Error Checking; those of the libraries follow from one of them.
+FATAL = (
+    "CUDA error",
+    "CUDA driver error",
+    "STATUS_INTERNAL_ERROR",
+    "STATUS_EXECUTION_FAILED",
+    "STATUS_MAPPING_ERROR",
+    "STATUS_NOT_INITIALIZED",
+)
+MAX_REASON = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +143,23 @@ def _available_bytes() -> int:
     except OSError:
         pass
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+
+
+def as_service_error(error: BaseException) -> OutOfMemory | DeviceFailed | None:
+    """What the error means to the service; None where it is not about the device."""
+    text = str(error)
+    is_runtime_error = isinstance(error, RuntimeError)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        is_runtime_error and any(words in text for words in OUT_OF_MEMORY)
+    ):
+        return OutOfMemory(
+            "The image does not fit the device's memory: send or ask for a smaller one."
+        )
+    if isinstance(error, torch.AcceleratorError) or (
+        is_runtime_error and any(words in text for words in FATAL)
+    ):
+        return DeviceFailed(
+            "The device has failed: try another replica.",
+            reason=text.partition("\n")[0][:MAX_REASON],
+        )
+    return None

@@ -17,8 +17,7 @@ from service.datatypes import ModelState, ModelStatus, Prediction, Sample
 from service.errors import Draining, ModelLoading, OutOfMemory, ServiceError, Unhealthy
 from service.inference.predictor import Predictor
 from service.metrics import Memory, Metrics
-from service.residency.device import Arrays, ModelDevice
-from service.residency.device_errors import as_service_error
+from service.residency.device import Arrays, ModelDevice, as_service_error
 from service.residency.eviction import Residency
 
 logger = logging.getLogger(__name__)
