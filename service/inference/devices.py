@@ -101,7 +101,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 def to_host(tensor: Tensor) -> Tensor:
     """The same in host memory; waits until the device has written it, and for nothing later."""
     if not traits_of(tensor.device).is_asynchronous:
-        return tensor
+        return tensor.cpu()
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     host.copy_(tensor, non_blocking=True)
     copied = torch.get_device_module(tensor.device).Event()
