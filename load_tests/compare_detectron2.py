@@ -33,7 +33,7 @@ from load_tests.runners import (
 from load_tests.stages import MAPS, PREPROCESS, REST, STAGES, Work
 from load_tests.stand_in_weights import build_arrays
 from model_store.catalogue import load_catalogue
-from service.inference.loading import DTYPES, find_device
+from service.inference.devices import DTYPES, find_device
 
 MODELS = (
     "R_50_FPN_s1x",

@@ -22,12 +22,12 @@ from model_store.checkpoint import read_checkpoint
 from service.datatypes import Image, Output, Query, Sample
 from service.imaging.pictures import resize_image
 from service.inference.chart_maps import ChartMaps
+from service.inference.devices import DEVICES, traits_of
 from service.inference.embedding_maps import closest_vertices
 from service.inference.loading import build_predictor
 from service.inference.map_buffer import Chunk, MapBuffer
-from service.inference.predictor import MAX_CHUNK, MAX_TILE_PIXELS
 from service.inference.regions import num_pixels
-from service.network.predictors import ChartPredictor, HeadOutput
+from service.network.densepose_head import ChartPredictor, HeadOutput
 
 # A person in the middle distance.
 REGION = (40, 20, 150, 400)
@@ -166,14 +166,14 @@ def _paint(raw: HeadOutput, device: torch.device) -> object:
     chart_maps, outputs = ChartMaps(()), frozenset({Output.IUV})
     regions = [REGION] * len(raw.values_RCSS)
     maps = MapBuffer(chart_maps.layout(outputs, num_pixels(regions), len(regions)), device)
-    for first in range(0, len(regions), MAX_CHUNK):
-        part = slice(first, first + MAX_CHUNK)
+    for first in range(0, len(regions), DEVICES["cpu"].max_chunk):
+        part = slice(first, first + DEVICES["cpu"].max_chunk)
         chunk = Chunk(
             regions[part],
             [None] * len(regions[part]),
             first_instance=first,
             first_pixel=num_pixels(regions[:first]),
-            max_tile_pixels=MAX_TILE_PIXELS[device.type],
+            max_tile_pixels=traits_of(device).max_tile_pixels,
         )
         chart_maps.paint(HeadOutput(raw.values_RCSS[part], raw.channels), chunk, maps)
     return maps.to_host()

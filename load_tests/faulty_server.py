@@ -18,14 +18,15 @@ import torch
 
 from load_tests.stand_in import StandIn
 from model_store.catalogue import ModelCard, load_catalogue
+from model_store.download import Progress
 from model_store.errors import CheckpointUnavailable
+from model_store.store import StoredState
 from service.allocator import give_back_freed_memory, keep_freed_memory
 from service.assembly import assemble, build_metrics
-from service.datatypes import ModelStatus, Prediction, Sample
-from service.inference.device_memory import Arrays, MemoryBudget
-from service.inference.model_source import LoadedModel, ModelSource
-from service.inference.resident import ResidentModels
+from service.datatypes import Prediction, Sample
 from service.logs import configure_logging
+from service.residency.device import Arrays, MemoryBudget
+from service.residency.resident import Policy, ResidentModels
 from service.server import run_server
 from service.settings import read_settings
 
@@ -95,9 +96,11 @@ class Faults:
 class FaultyModel:
     """In the place of a predictor: takes memory and time, and fails now and then."""
 
+    card: ModelCard
     weights: Arrays
     faults: Faults
     device: StandIn
+    num_bytes: int = MODEL_BYTES
 
     def predict_batch(self, samples: Sequence[Sample]) -> Sequence[Prediction]:
         """What is in the images: always the same."""
@@ -107,49 +110,58 @@ class FaultyModel:
     def warm_up(self) -> None:
         """There is nothing to warm up."""
 
-    def free_recordings(self) -> None:
+    def free_graphs(self) -> None:
         """There are none."""
 
 
-def build_source(faults: Faults) -> ModelSource:
-    """Where the models come from."""
-    device = StandIn(BATCH_MS, IMAGE_MS)
+class FaultyDevice:
+    """In the place of the device: its memory is the host's, and a model on it fails."""
 
-    def read(_: ModelCard) -> Arrays:
-        return {"weights": np.ones(MODEL_BYTES // 4, np.float32)}
+    budget = MemoryBudget(NUM_ON_DEVICE * MODEL_BYTES, NUM_COPIES * MODEL_BYTES, 10 * MODEL_BYTES)
 
-    def build(_: ModelCard, arrays: Arrays) -> LoadedModel:
-        faults.before_load()
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+        self._device = StandIn(BATCH_MS, IMAGE_MS)
+
+    def load(self, card: ModelCard, arrays: Arrays) -> tuple[FaultyModel, tuple[str, ...]]:
+        """A model that takes memory and time."""
+        self._faults.before_load()
         time.sleep(LOAD_MS / 1000)
-        weights = {name: array.copy() for name, array in arrays.items()}
-        model = cast("Any", FaultyModel(weights, faults, device))
-        return LoadedModel(model, (), MODEL_BYTES)
+        return FaultyModel(card, self.copy(arrays), self._faults, self._device), ()
 
-    return ModelSource(
-        is_at_hand=lambda _: True,
-        fetch=read,
-        read=read,
-        copy=lambda arrays: {name: array.copy() for name, array in arrays.items()},
-        build=build,
-        count_bytes=lambda _: MODEL_BYTES,
-        give_back=give_back_freed_memory,
-    )
+    def count_bytes(self, _: Arrays) -> int:
+        """What each model takes."""
+        return MODEL_BYTES
+
+    def copy(self, arrays: Arrays) -> Arrays:
+        """The same once more."""
+        return {name: array.copy() for name, array in arrays.items()}
+
+    def give_back_memory(self) -> None:
+        """Gives back what is free."""
+        give_back_freed_memory()
 
 
-class FaultyModels(ResidentModels):
-    """Invented models, of which few fit the device."""
+@dataclass
+class FullStore:
+    """In the place of the model store: every model is there, and quick to read."""
 
-    def __init__(self, cards: Mapping[str, ModelCard], *of_resident: Any) -> None:
-        super().__init__(*of_resident, max_stay_s=0.2)
-        self._served = cards
+    cards: Mapping[str, ModelCard]
 
-    def cards(self) -> Mapping[str, ModelCard]:
-        """All of them, by id."""
-        return self._served
+    def state(self, _: ModelCard) -> StoredState:
+        """On the disk."""
+        return StoredState("stored", MODEL_BYTES)
 
-    def status_of(self, card: ModelCard) -> ModelStatus:
-        """Where a model is."""
-        return ModelStatus(self.residence(card.id).place or "stored")
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    def is_converted(self, _: ModelCard) -> bool:
+        """Always."""
+        return True
+
+    def load_arrays(self, _: ModelCard, __: Progress) -> Arrays:
+        """What takes a model's memory."""
+        return {"weights": np.ones(MODEL_BYTES // 4, np.float32)}
 
 
 def main() -> None:
@@ -166,10 +178,9 @@ def main() -> None:
     cards = {name: replace(demo, id=name, aliases=()) for name in MODELS}
     metrics = build_metrics({"torch": "none", "cuda": "none"})
     faults = Faults(chosen.seed, chosen.end, chosen.after)
-    budget = MemoryBudget(NUM_ON_DEVICE * MODEL_BYTES, NUM_COPIES * MODEL_BYTES, 10 * MODEL_BYTES)
-    models = FaultyModels(cards, build_source(faults), budget, metrics)
-    service = assemble(settings, models, metrics, hang_s=HANG_S)
-    run_server(service, settings)
+    store, device = cast("Any", FullStore(cards)), cast("Any", FaultyDevice(faults))
+    resident = ResidentModels(store, device, Policy(max_stay_s=0.2), metrics)
+    run_server(assemble(settings, resident, metrics, hang_s=HANG_S), settings)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,10 @@ from load_tests.model_load import CARD, write_checkpoint
 from model_store.catalogue import ModelCard, load_catalogue
 from model_store.store import ModelStore
 from service.allocator import keep_freed_memory
-from service.app import ServedModels
+from service.app import build_models
 from service.datatypes import Output, Query, Sample
 from service.inference.loading import parameter_shapes
+from service.residency.resident import ResidentModels
 from service.settings import Settings
 
 SIDE = 128
@@ -35,16 +36,16 @@ MEGABYTE = 10**6
 
 
 @contextmanager
-def served_models(folder: Path, model_id: str) -> Iterator[tuple[ServedModels, ModelCard]]:
+def served_models(folder: Path, model_id: str) -> Iterator[tuple[ResidentModels, ModelCard]]:
     """The device side of a server, and the card of one of its models."""
-    models = ServedModels(Settings(model_store=folder, device="cpu", preload=()))
+    models = build_models(Settings(model_store=folder, device="cpu", preload=()))
     try:
         yield models, models.cards()[model_id]
     finally:
         models.close()
 
 
-def run_cycle(models: ServedModels, card: ModelCard) -> None:
+def run_cycle(models: ResidentModels, card: ModelCard) -> None:
     """Loads the model, has it describe an image, and waits until it has left."""
     models.request(card).result(TIMEOUT_S)
     box = (0.0, 0.0, float(SIDE), float(SIDE))
@@ -59,7 +60,7 @@ def run_cycle(models: ServedModels, card: ModelCard) -> None:
         time.sleep(0.002)
 
 
-def measure(models: ServedModels, card: ModelCard, num_cycles: int) -> list[int]:
+def measure(models: ResidentModels, card: ModelCard, num_cycles: int) -> list[int]:
     """Resident bytes of this process after each cycle."""
     readings = []
     for _ in range(num_cycles):

@@ -25,7 +25,8 @@ from model_store.caffe2_names import convert_blobs
 from model_store.catalogue import ModelCard, load_catalogue
 from service.datatypes import Image, Instance, Output, Prediction, Query, Sample
 from service.imaging.pictures import resize_image
-from service.inference.loading import DTYPES, build_predictor, find_device
+from service.inference.devices import DTYPES, find_device
+from service.inference.loading import build_predictor
 from service.inference.predictor import Predictor
 
 # As in the parity tests, whose given boxes and background biases suit these pictures and sizes.

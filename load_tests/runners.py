@@ -15,7 +15,8 @@ from load_tests.stand_in_weights import DATA
 from model_store.catalogue import ModelCard
 from service.datatypes import BoxXYXY, Image, Output, Prediction, Query, Sample
 from service.imaging.pictures import resize_image
-from service.inference.loading import DTYPES, build_predictor
+from service.inference.devices import DTYPES
+from service.inference.loading import build_predictor
 from service.inference.predictor import Predictor
 
 WIDTH, HEIGHT = 1066, 800

@@ -82,7 +82,8 @@ def rate_alone(course: Course) -> float:
     from service.datatypes import Output, Query, Sample  # noqa: PLC0415
     from service.imaging.decode import decode_image  # noqa: PLC0415
     from service.imaging.pictures import resize_image  # noqa: PLC0415
-    from service.inference.loading import DTYPES, build_predictor  # noqa: PLC0415
+    from service.inference.devices import DTYPES  # noqa: PLC0415
+    from service.inference.loading import build_predictor  # noqa: PLC0415
 
     keep_freed_memory()
     store = open_store(course.folder)

@@ -14,6 +14,13 @@ from model_store.errors import UnknownModel
 ZOO_URL = "https://dl.fbaipublicfiles.com/densepose/"
 
 
+_CONFIDENCE_FIELDS_OF_UV: Mapping[str | None, tuple[str, ...]] = {
+    None: (),
+    "iid_iso": ("sigma_2",),
+    "indep_aniso": ("sigma_2", "kappa_u", "kappa_v"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Pooler:
     """How RoIAlign reads a box: the side of its output, samples per bin and axis, half-pixel shift.
@@ -50,17 +57,13 @@ class Architecture:
     vertex_feature_dim: int = 256
     meshes: Mapping[str, int] = field(default_factory=dict)
     class_to_mesh: Mapping[int, str] = field(default_factory=dict)
+    # The raw confidence maps that the network gives, in the order of the API.
+    confidence_fields: tuple[str, ...] = field(init=False)
 
-    @property
-    def confidence_fields(self) -> tuple[str, ...]:
-        """The raw confidence maps that the network gives, in the order of the API."""
-        of_uv = {
-            None: (),
-            "iid_iso": ("sigma_2",),
-            "indep_aniso": ("sigma_2", "kappa_u", "kappa_v"),
-        }[self.uv_confidence]
+    def __post_init__(self) -> None:
         of_segm = ("fine_segm_confidence", "coarse_segm_confidence") if self.segm_confidence else ()
-        return of_uv + of_segm
+        fields = _CONFIDENCE_FIELDS_OF_UV[self.uv_confidence] + of_segm
+        object.__setattr__(self, "confidence_fields", fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +93,11 @@ class ModelCard:
     lr_schedule: str | None = None
     # Said with every answer.
     notice: str | None = None
+    # What its pixels get: a chart with U and V, or a vertex of a mesh.
+    kind: Literal["chart", "cse"] = field(init=False)
 
-    @property
-    def kind(self) -> Literal["chart", "cse"]:
-        """What its pixels get: a chart with U and V, or a vertex of a mesh."""
-        return self.architecture.predictor
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", self.architecture.predictor)
 
     @property
     def source(self) -> str | None:
@@ -143,11 +146,13 @@ def index_names(cards: Mapping[str, ModelCard]) -> dict[str, ModelCard]:
 
 
 def find_model(cards: Mapping[str, ModelCard], name: str) -> ModelCard:
-    """The card with this id or alias, without regard to case.
+    """The card with this id, or with this id or alias without regard to case.
 
     Raises:
         UnknownModel: there is none.
     """
+    if card := cards.get(name):
+        return card
     index = index_names(cards)
     if card := index.get(name.lower()):
         return card

@@ -6,7 +6,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,19 +28,29 @@ COPY_BYTES = 2**20
 _SIDES = range(32, 4097)
 
 
-def read_own_cards(folder: Path, catalogue: Mapping[str, ModelCard]) -> dict[str, ModelCard]:
-    """The cards in the store's folder by name; one that cannot be used is logged and left out."""
+def find_own_cards(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """The names that have a card in the store's folder, and what tells a card from a later one."""
+    found = {}
+    with suppress(OSError):
+        for name in sorted(path.name for path in folder.iterdir() if OWN_NAME.fullmatch(path.name)):
+            with suppress(OSError):
+                status = (folder / name / CARD_FILE).stat()
+                found[name] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    return found
+
+
+def read_own_cards(
+    folder: Path, found: Iterable[str], catalogue: Mapping[str, ModelCard]
+) -> dict[str, ModelCard]:
+    """The cards of these names; one that cannot be used is logged and left out."""
     cards = {}
     names = index_names(catalogue)
-    for path in sorted(folder.glob(f"*/{CARD_FILE}")):
-        name = path.parent.name
-        if not OWN_NAME.fullmatch(name):
-            continue
+    for name in found:
         if name.lower() in names:
             _logger.warning("own model %s is hidden by the catalogue's of that name", name)
             continue
         try:
-            cards[name] = _read_card(path, catalogue)
+            cards[name] = _read_card(folder / name / CARD_FILE, catalogue)
         except (OSError, ValueError, RecursionError, ModelNotAdded, UnknownModel) as error:
             _logger.warning("own model %s is passed over, its card is damaged: %s", name, error)
     return cards

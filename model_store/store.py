@@ -7,6 +7,7 @@ holds its lock, `.locks/<model id>`; who reads them needs none.
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from model_store.own_models import (
     CHECKPOINT_FILE,
     OWN_NAME,
     derive_card,
+    find_own_cards,
     read_own_cards,
     write_own_model,
 )
@@ -40,6 +42,8 @@ _logger = logging.getLogger(__name__)
 _LOCKS, _UNFINISHED = ".locks", ".unfinished"
 # Beyond what reading the model's checkpoint may take.
 LOCK_PATIENCE_S = 60.0
+# A model that another process has added is there within that time.
+WATCH_PERIOD_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +72,40 @@ def ignore_progress(num_bytes: int, total: int | None) -> None:
 class ModelStore:
     """The models that can be served: those of a catalogue, and those that the operator added.
 
-    The folder is looked at anew each time, so that what another process does is seen. Any thread
-    and any process may call anything at any time. `is_offline` forbids the network.
+    `cards` has every model's card by id, the catalogue's and then the own ones, as the folder was
+    when it was last looked at. Any thread and any process may call anything at any time.
+    `is_offline` forbids the network.
     """
+
+    cards: Mapping[str, ModelCard]
 
     def __init__(
         self, folder: Path, catalogue: Mapping[str, ModelCard], *, is_offline: bool = False
     ) -> None:
         self._folder = folder
-        self._catalogue = catalogue
-        self._catalogue_index = index_names(catalogue)
+        self._catalogue = dict(catalogue)
         self._is_offline = is_offline
+        self._own: dict[str, tuple[int, int, int]] | None = None
+        # What was seen later is told later.
+        self._looking = threading.Lock()
+        self._is_closed = threading.Event()
+        self.refresh()
 
-    @property
-    def cards(self) -> dict[str, ModelCard]:
-        """Every model's card by id: the catalogue's, then the own ones."""
-        return {**self._catalogue, **read_own_cards(self._folder, self._catalogue)}
+    def refresh(self) -> None:
+        """Look at the folder, and renew `cards` where another process has changed it."""
+        with self._looking:
+            own = find_own_cards(self._folder)
+            if own != self._own:
+                self.cards = self._catalogue | read_own_cards(self._folder, own, self._catalogue)
+                self._own = own
+
+    def watch(self) -> None:
+        """Look at the folder again and again, on a thread of its own, until `close`."""
+        threading.Thread(target=self._watch, name="model-store", daemon=True).start()
+
+    def close(self) -> None:
+        """End the thread of `watch`."""
+        self._is_closed.set()
 
     def find(self, name: str) -> ModelCard:
         """The card with this id or alias, without regard to case.
@@ -91,8 +113,9 @@ class ModelStore:
         Raises:
             UnknownModel: there is none.
         """
-        # Most requests are for the catalogue's, and need no look at the folder.
-        return self._catalogue_index.get(name.lower()) or find_model(self.cards, name)
+        if name.lower() not in index_names(self.cards):
+            self.refresh()
+        return find_model(self.cards, name)
 
     def state(self, card: ModelCard) -> StoredState:
         """Where the model is, whichever process brings it there."""
@@ -220,6 +243,7 @@ class ModelStore:
             # The whole model or nothing: its name appears with all its files under it.
             unfinished.rename(self._folder / name)
             sync(self._folder)
+        self.refresh()
         return card
 
     def remove(self, name: str) -> None:
@@ -235,6 +259,7 @@ class ModelStore:
             with _writing(), self._locked(name), self._make_unfinished(name) as unfinished:
                 unfinished.parent.mkdir(exist_ok=True)
                 (self._folder / name).rename(unfinished)
+            self.refresh()
             return
         card = self.find(name)
         files = self._files(card)
@@ -244,6 +269,10 @@ class ModelStore:
             raise CheckpointUnavailable(f"{card.id} is not in the model store")
         with _writing(), self._locked_model(files):
             files.remove()
+
+    def _watch(self) -> None:
+        while not self._is_closed.wait(WATCH_PERIOD_S):
+            self.refresh()
 
     def _files(self, card: ModelCard) -> ModelFiles:
         if card.file is not None:
@@ -257,6 +286,7 @@ class ModelStore:
                 f"{name[:80]!r} cannot be a model's name: use up to 64 letters, digits, dots, "
                 "dashes and underscores, and begin with a letter or digit"
             )
+        self.refresh()
         if name.lower() in index_names(self.cards) or os.path.lexists(self._folder / name):
             raise ModelNotAdded(f"the name {name} is taken")
 

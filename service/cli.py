@@ -157,7 +157,8 @@ def _bench(chosen: argparse.Namespace, settings: "Settings") -> None:
     from model_store.catalogue import load_catalogue
     from model_store.store import ModelStore
     from service.bench import image_files, run_bench
-    from service.inference.loading import DTYPES, build_predictor, find_device
+    from service.inference.devices import DTYPES, find_device
+    from service.inference.loading import build_predictor
 
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)

@@ -19,6 +19,9 @@ RegionXYWH: TypeAlias = tuple[int, int, int, int]
 # Told the regions that are found in an image before they are described; raises a `ServiceError`
 # where they are not to be. It may be told several times, from any thread.
 Reserve: TypeAlias = Callable[[Sequence[RegionXYWH]], None]
+ModelState: TypeAlias = Literal[
+    "absent", "downloading", "stored", "loading", "ready", "host", "failed"
+]
 
 
 class Output(StrEnum):
@@ -124,23 +127,6 @@ MAPS: Mapping[AnyMap, MapKind] = {
     RawMap.UV: MapKind(needs={"chart": _UV}, dtype="float32", planes=(2,)),
     RawMap.CONFIDENCE: MapKind(needs={"chart": _LABEL}, dtype="float32", is_per_field=True),
 }
-
-
-ModelState: TypeAlias = Literal[
-    "absent", "downloading", "stored", "loading", "ready", "host", "failed"
-]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelStatus:
-    """Where a model is, and what it takes there, as far as is known."""
-
-    state: ModelState
-    bytes_on_disk: int | None = None
-    bytes_on_host: int | None = None
-    bytes_on_device: int | None = None
-    # Arrays of the checkpoint that the network has no use for; known once it was read.
-    unused_arrays: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,3 +244,15 @@ def region_of(box_xyxy: BoxXYXY) -> RegionXYWH:
 def dequantize(samples: NDArray[Any], *, scale: float, offset: float) -> NDArray[np.float32]:
     """What quantized samples mean, in float32; 0.0 where they are 0, which is off the body."""
     return np.where(samples > 0, offset + scale * samples, 0.0).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """Where a model is, and what it takes there, as far as is known."""
+
+    state: ModelState
+    bytes_on_disk: int | None = None
+    bytes_on_host: int | None = None
+    bytes_on_device: int | None = None
+    # Arrays of the checkpoint that the network has no use for; known once it was read.
+    unused_arrays: tuple[str, ...] | None = None

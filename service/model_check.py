@@ -16,7 +16,8 @@ from model_store.store import ModelStore
 from service.datatypes import Instance, Output, Query, Sample
 from service.imaging.decode import decode_image
 from service.imaging.pictures import resize_image
-from service.inference.loading import DTYPES, build_predictor, find_device
+from service.inference.devices import DTYPES, find_device
+from service.inference.loading import build_predictor
 from service.settings import Settings
 
 Report = Callable[[str, object], None]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from model_store.catalogue import ModelCard, load_catalogue
 from model_store.errors import CheckpointRejected, CheckpointUnavailable, UnknownModel
 from model_store.printable import printable
-from service.progress import ProgressLine, format_bytes
+from service.progress import DownloadBar, format_bytes
 from service.whole_number import whole_number
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def pull_models(store: "ModelStore", cards: Iterable[ModelCard]) -> None:
     """
 
     def pull(card: ModelCard) -> None:
-        progress = ProgressLine(card.id, sys.stderr)
+        progress = DownloadBar(card.id, sys.stderr)
         try:
             store.pull(card, progress)
         finally:
@@ -153,7 +153,7 @@ def _check(chosen: argparse.Namespace, settings: "Settings") -> None:
     store = _open_store(settings)
     card = store.find(chosen.id)
     photo = chosen.photo or resources.files("service").joinpath(PHOTO).read_bytes()
-    progress = ProgressLine(card.id, sys.stderr)
+    progress = DownloadBar(card.id, sys.stderr)
 
     def report(name: str, finding: object) -> None:
         progress.close()

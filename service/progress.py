@@ -1,8 +1,9 @@
 """How far a long piece of work is, for who waits for it."""
 
 import shutil
-import time
-from typing import TextIO
+from typing import NoReturn, TextIO
+
+from tqdm import tqdm
 
 REDRAW_S = 0.1
 # Where lines cannot be redrawn.
@@ -44,40 +45,60 @@ class StatusLine:
         self._stream.write(f"\r{text[:width]:{width}}")
 
 
-class ProgressLine:
-    """Shows a file's progress: a bar on a terminal, and elsewhere a line now and then."""
+class _Lines:
+    """A stream in which a bar cannot be redrawn: each time it is a line of its own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.flush = stream.flush
+
+    def write(self, text: str) -> None:
+        """Write what is to be seen, and leave out what would erase an earlier bar."""
+        if line := text.strip():
+            self._stream.write(f"{line}\n")
+
+
+def open_bar(
+    stream: TextIO, *, total: int | None = None, desc: str | None = None, unit: str = "it"
+) -> "tqdm[NoReturn]":
+    """A bar that is redrawn on a terminal, and gone in the end; elsewhere a line now and then."""
+    is_terminal = stream.isatty()
+    return tqdm(
+        total=total,
+        desc=desc,
+        unit=unit,
+        unit_scale=unit == "B",
+        file=stream if is_terminal else _Lines(stream),
+        leave=False,
+        dynamic_ncols=is_terminal,
+        # Nothing is shown of what takes no time, and what stands still is shown too.
+        delay=REDRAW_S,
+        mininterval=REDRAW_S if is_terminal else REPEAT_S,
+        miniters=0,
+    )
+
+
+class DownloadBar:
+    """Shows how much of a file has arrived; called as `model_store` reports it."""
 
     def __init__(self, name: str, stream: TextIO) -> None:
-        self._name = name
-        self._line = StatusLine(stream)
-        # What had arrived at the first report, and when that was.
-        self._first: tuple[int, float] | None = None
+        self._bar = open_bar(stream, desc=name, unit="B")
+        self._is_begun = False
 
     def __call__(self, num_bytes: int, total: int | None) -> None:
         """Take note of the bytes that have arrived, and of how many there will be."""
-        now_s = time.monotonic()
-        if self._first is None:
-            self._first = num_bytes, now_s
-        if not self._line.is_due(now_s) and num_bytes != total:
-            return
-        first_bytes, first_s = self._first
-        speed = max(num_bytes - first_bytes, 0) / max(now_s - first_s, REDRAW_S)
-        self._line.show(f"{self._name}  {describe_progress(num_bytes, total, speed)}", now_s)
+        if not self._is_begun:
+            self._is_begun = True
+            # What was there before does not count for the speed.
+            self._bar.initial = self._bar.n = self._bar.last_print_n = num_bytes
+        self._bar.total = total
+        waits = "waiting for the server or another process" if total is None else ""
+        self._bar.set_postfix_str(waits, refresh=False)
+        self._bar.update(num_bytes - self._bar.n)
 
     def close(self) -> None:
         """Leave the bar's line empty, for what is written next."""
-        self._line.close()
-
-
-def describe_progress(num_bytes: int, total: int | None, bytes_per_s: float) -> str:
-    """A bar with bytes, speed and time left, as far as they are known."""
-    if total is None:
-        return f"{format_bytes(num_bytes)}, waiting for the server or another process"
-    text = f"{draw_bar(num_bytes, total)} {format_bytes(num_bytes)} of {format_bytes(total)}"
-    if bytes_per_s:
-        left_s = round((total - num_bytes) / bytes_per_s)
-        text += f", {format_bytes(bytes_per_s)}/s, {left_s // 60}:{left_s % 60:02} left"
-    return text
+        self._bar.close()
 
 
 def draw_bar(done: int, total: int) -> str:

@@ -18,7 +18,7 @@ from service.api.errors import answer_expected_error, answer_framework_error
 from service.api.health import OPERATION_PATHS
 from service.api.origins import PAGE_PATHS, Origins
 from service.api.record import REFUSAL_KEY, record_of
-from service.batching.party import PARTY
+from service.batching.ticket import PARTY
 from service.errors import Forbidden, Overloaded, ServiceError, Unauthorized
 from service.keys import ADMIN, Key, Rate, find_key, sent_digest
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 
 from opentelemetry import trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,7 +13,6 @@ from service.api.errors import internal_error_response
 from service.api.health import OPERATION_PATHS
 from service.api.origins import Origins
 from service.api.record import REFUSAL_KEY, SCOPE_KEY
-from service.api.traces import trace_id_of
 from service.batching.engine import Engine
 from service.metrics import Metrics
 from service.pipeline.record import STAGES, Record, new_record
@@ -20,6 +20,7 @@ from service.pipeline.record import STAGES, Record, new_record
 logger = logging.getLogger(__name__)
 
 MAX_LOGGED_PATH = 256
+PROPAGATOR = TraceContextTextMapPropagator()
 # Anybody may invent a method; the metrics know these.
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # Of every answer that does not say otherwise: it is data, for whoever asked, and no page.
@@ -57,7 +58,7 @@ class RequestRecorder:
             return
         headers = Headers(scope=scope)
         record = new_record(headers.get("x-request-id"))
-        record.trace_id = trace_id_of(headers)
+        record.trace_id = _trace_id_of(headers)
         scope[SCOPE_KEY] = record
         # HEAD is answered as GET would be; whoever writes the answer leaves its body out.
         is_head = scope["method"] == "HEAD"
@@ -178,3 +179,18 @@ def _log(scope: Scope, record: Record) -> None:
     # The lines of those that machines ask would drown the others.
     level = logging.DEBUG if scope["path"] in OPERATION_PATHS else logging.INFO
     logger.log(level, "request", extra={"fields": fields})
+
+
+def _trace_id_of(headers: Headers) -> str | None:
+    """The trace's id, 32 hexadecimal digits; None without a trace, or with an unreadable one.
+
+    It is of this process' own span where traces are on, else of `traceparent`. W3C Trace Context.
+    """
+    context = trace.get_current_span().get_span_context()
+    if not context.is_valid:
+        parents = headers.getlist("traceparent")
+        if len(parents) != 1:
+            return None
+        carrier = {"traceparent": parents[0]}
+        context = trace.get_current_span(PROPAGATOR.extract(carrier)).get_span_context()
+    return trace.format_trace_id(context.trace_id) if context.is_valid else None

@@ -19,9 +19,8 @@ from model_store.catalogue import ModelCard, find_model
 from model_store.errors import ModelStoreError
 from service.batching.admission import Admission, Stage
 from service.batching.device_thread import BatchReport, DeviceThread, Failure, Patience
-from service.batching.party import PARTY
 from service.batching.scheduler import Budget, Scheduler, waited_in_vain
-from service.batching.ticket import BatchKey, Ticket
+from service.batching.ticket import PARTY, BatchKey, Ticket
 from service.datatypes import ModelStatus, Prediction, Query, Sample
 from service.errors import (
     DeadlineExceeded,

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from service.batching.fairness import FairShares
-from service.batching.party import PARTY
+from service.batching.ticket import PARTY
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
+from service.batching.batch_limits import GrowthLimit, MemoryLimit
 from service.batching.cost import CostModel, Work
 from service.batching.fairness import FairShares
-from service.batching.growth import GrowthLimit
-from service.batching.memory_limit import MemoryLimit
 from service.batching.ticket import Batch, BatchKey, R, S, Ticket, Trigger, refuse
 from service.errors import Overloaded
 

@@ -3,15 +3,21 @@
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from service.batching.party import NOBODY
 from service.datatypes import SizeHW
 
 S = TypeVar("S")
 R = TypeVar("R")
+
+# All requests without a key together: behind a balancer nobody knows whose they are.
+NOBODY = ""
+# Whose request is worked on, by the name of its key, wherever its task goes: parties share evenly
+# what is scarce.
+PARTY: ContextVar[str] = ContextVar("party", default=NOBODY)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from service.inference.region_kernel import (
     sample_one,
 )
 from service.inference.regions import as_table
-from service.network.predictors import HeadOutput
+from service.network.densepose_head import HeadOutput
 
 PIXELS = 64
 

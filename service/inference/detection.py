@@ -3,21 +3,16 @@
 Shape letters: N images, B boxes of one image, D rows for each image that the detector sees.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from service.datatypes import BoxXYXY, RegionXYWH, Sample, SizeHW, region_of
-from service.inference.transfer import to_device, to_host
-from service.network.box_head import NO_SCORE
-from service.network.boxes import are_boxes, clip
+from service.inference.devices import to_device, to_host
+from service.network.faster_rcnn import NO_SCORE, are_boxes, clip
 from service.network.rcnn import DensePoseRCNN
-
-# The rows of `DensePoseRCNN.detect` for the images of these indices, on the host.
-Detect: TypeAlias = Callable[[Sequence[int]], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +41,22 @@ def find_boxes(
 
     The one time that the host waits before boxes are described.
     """
+    searched, device = to_search(samples), pyramid[0].device
+    if not searched:
+        return read_boxes(samples, {})
+    levels = pyramid
+    if len(searched) < len(samples):
+        levels = [level[searched] for level in pyramid]
+    sizes_N2, min_scores_N = detector_inputs([samples[index] for index in searched])
+    rows_ND6 = to_host(
+        network.detect(levels, to_device(sizes_N2, device), to_device(min_scores_N, device))
+    )
+    return read_boxes(samples, dict(zip(searched, rows_ND6, strict=True)))
 
-    def detect(searched: Sequence[int]) -> Tensor:
-        levels = pyramid
-        if len(searched) < len(samples):
-            levels = [level[list(searched)] for level in pyramid]
-        sizes_N2, min_scores_N = detector_inputs([samples[index] for index in searched])
-        device = pyramid[0].device
-        return to_host(
-            network.detect(levels, to_device(sizes_N2, device), to_device(min_scores_N, device))
-        )
 
-    return read_boxes(samples, detect)
+def to_search(samples: Sequence[Sample]) -> list[int]:
+    """The indices of the images whose boxes are not given."""
+    return [index for index, sample in enumerate(samples) if sample.query.boxes_xyxy is None]
 
 
 def detector_inputs(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
@@ -67,18 +66,15 @@ def detector_inputs(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
     return torch.tensor(sizes, dtype=torch.float32), torch.tensor(scores, dtype=torch.float32)
 
 
-def read_boxes(samples: Sequence[Sample], detect: Detect) -> list[Found]:
-    """The boxes of each image: given, or detected where none are; then grown as the query says."""
-    searched = [i for i, sample in enumerate(samples) if sample.query.boxes_xyxy is None]
-    found = {
-        index: _given(sample)
-        for index, sample in enumerate(samples)
-        if sample.query.boxes_xyxy is not None
-    }
-    if searched:
-        for index, rows_D6 in zip(searched, detect(searched), strict=True):
-            found[index] = _detected(rows_D6, samples[index])
-    return [_expand(found[index], sample) for index, sample in enumerate(samples)]
+def read_boxes(samples: Sequence[Sample], rows_of: Mapping[int, Tensor]) -> list[Found]:
+    """The boxes of each image, given or among its rows on the host; grown as the query says.
+
+    `rows_of` has those of `DensePoseRCNN.detect`, by the image's index.
+    """
+    return [
+        _expand(_detected(rows_of[i], sample) if i in rows_of else _given(sample), sample)
+        for i, sample in enumerate(samples)
+    ]
 
 
 def _given(sample: Sample) -> Found:

@@ -10,17 +10,13 @@ import torch
 from torch import Tensor
 
 from service.datatypes import MAPS, AnyMap, Output
-from service.inference.argmax import argmax_of_columns, argmax_of_rows
-from service.inference.map_buffer import Chunk, MapBuffer, MapLayout, spread
-from service.inference.regions import Tile, as_table, tiles
-from service.inference.vertex_colours import colour_vertices
+from service.inference.devices import traits_of
+from service.inference.map_buffer import COARSE_LOGITS, Chunk, MapBuffer, MapLayout, spread
+from service.inference.regions import Tile, argmax_of_columns, argmax_of_rows, as_table, tiles
+from service.network.densepose_head import HeadOutput
 from service.network.kernels import has_kernels
-from service.network.predictors import HeadOutput
 
-COARSE_LOGITS = "coarse_logits"
 PER_PIXEL = (Output.COARSE, Output.MASK, Output.VERTICES, Output.VERTEX_COLOURS)
-# Distances held at once on CUDA: enough to be busy.
-MAX_DISTANCES = 2**24
 # Pixels for each thread that are searched at once on the CPU: two vectors of floats, whose
 # distances fit the caches.
 PIXELS_PER_THREAD = 32
@@ -37,15 +33,34 @@ def closest_vertices(pixels_TD: Tensor, vertices_VD: Tensor) -> Tensor:
     squares_V1 = (vertices_VD * vertices_VD).sum(1, keepdim=True)
     twice_VD = 2 * vertices_VD
     closest_T = torch.zeros(num_pixels, dtype=torch.int64, device=pixels_TD.device)
+    max_distances = traits_of(pixels_TD.device).max_distances
     step = PIXELS_PER_THREAD * torch.get_num_threads()
-    if pixels_TD.is_cuda:
-        step = max(1, MAX_DISTANCES // num_vertices)
+    if max_distances is not None:
+        step = max(1, max_distances // num_vertices)
     for start in range(0, num_pixels, step):
         here = slice(start, start + step)
         nearness_Vt = torch.mm(twice_VD, pixels_TD[here].T)
         nearness_Vt -= squares_V1 + squares_1T[:, here]
         closest_T[here] = argmax_of_columns(nearness_Vt)
     return closest_T
+
+
+def colour_vertices(vertices_VD: Tensor) -> Tensor:
+    """The first three principal components of the embeddings as R, G, B: uint8 [V, 3].
+
+    Each is scaled to 0..255 on its own. Of its two directions, it has the one in which the
+    dimension that weighs most counts positively.
+    """
+    centred_VD = vertices_VD.double() - vertices_VD.double().mean(dim=0)
+    # On the CPU, so that it is the same on every device.
+    _, axes_DD = torch.linalg.eigh((centred_VD.T @ centred_VD).cpu())
+    axes_D3 = axes_DD[:, -3:].flip(1)
+    heaviest_3 = axes_D3.gather(0, axes_D3.abs().argmax(dim=0, keepdim=True))
+    components_V3 = centred_VD @ (axes_D3 * heaviest_3.sign()).to(centred_VD.device)
+    low_3, high_3 = components_V3.amin(dim=0), components_V3.amax(dim=0)
+    share_V3 = ((components_V3 - low_3) / (high_3 - low_3)).nan_to_num()
+    colours_V3: Tensor = (255 * share_V3).round().to(torch.uint8)
+    return colours_V3
 
 
 class EmbeddingMaps:

@@ -8,46 +8,16 @@ from numpy.typing import NDArray
 
 from model_store.catalogue import Architecture, ModelCard
 from model_store.checkpoint import check_configuration, select_parameters
-from service.errors import DeviceUnavailable
+from service.inference.graphs import graph_capture
 from service.inference.predictor import Predictor
-from service.inference.preprocess import PIXEL_MEAN_BGR
-from service.inference.recorder import recorder_for
+from service.inference.steps import PIXEL_MEAN_BGR
+from service.network.faster_rcnn import ANCHOR_SIDES, cell_anchors
 from service.network.rcnn import DensePoseRCNN
-from service.network.rpn import ANCHOR_SIDES, cell_anchors
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def find_device(name: str) -> torch.device:
-    """The device of this name, its float32 without TF32; `auto` is CUDA where there is one.
-
-    Half-precision products are added up in float32, and algorithms are not measured for every new
-    shape of a picture.
-
-    Raises:
-        DeviceUnavailable: there is no such device here.
-    """
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-    torch.backends.cudnn.benchmark = False
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DeviceUnavailable(f"device {name!r} cannot be used: {reason}") from error
-    return device
 
 
 def parameter_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """The names and shapes of all arrays that a checkpoint of this architecture has."""
-    with torch.device("meta"):
-        network = DensePoseRCNN(architecture)
-    return {name: tuple(array.shape) for name, array in network.state_dict().items()}
+    return _empty_network(architecture)[1]
 
 
 def served_configuration() -> dict[str, NDArray[np.float32]]:
@@ -73,10 +43,15 @@ def build_predictor(
             that it was trained for something else.
     """
     check_configuration(arrays, served_configuration())
-    with torch.device("meta"):
-        network = DensePoseRCNN(card.architecture)
-    shapes = {name: tuple(array.shape) for name, array in network.state_dict().items()}
+    network, shapes = _empty_network(card.architecture)
     used, unused = select_parameters(arrays, shapes)
     state = {name: torch.from_numpy(array) for name, array in used.items()}
     network.load_state_dict(state, assign=True)
-    return Predictor(network, card, device, dtype, recorder_for(device)), unused
+    return Predictor(network, card, device, dtype, graph_capture(device)), unused
+
+
+def _empty_network(architecture: Architecture) -> tuple[DensePoseRCNN, dict[str, tuple[int, ...]]]:
+    """A network without weights, and the shapes of those that it needs."""
+    with torch.device("meta"):
+        network = DensePoseRCNN(architecture)
+    return network, {name: tuple(array.shape) for name, array in network.state_dict().items()}

@@ -3,8 +3,7 @@
 Shape letters: R boxes of all images of a batch.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,32 +17,24 @@ from service.datatypes import (
     Output,
     Prediction,
     Query,
+    RegionXYWH,
     Sample,
     SizeHW,
     region_of,
 )
 from service.errors import ServiceError
-from service.inference.chart_maps import ChartMaps, confidence_names
+from service.inference.chart_maps import ChartMaps, confidence_names, gather_textures
 from service.inference.detection import Found
+from service.inference.devices import StageClock, to_device, traits_of
 from service.inference.embedding_maps import EmbeddingMaps
-from service.inference.instances import MapReader
-from service.inference.map_buffer import Chunk, MapBuffer, num_bytes
-from service.inference.recorder import Recorder
+from service.inference.graphs import GraphCapture
+from service.inference.map_buffer import Chunk, MapBuffer, MapLayout, MapReader, num_bytes
 from service.inference.regions import num_pixels
-from service.inference.stage_clock import StageClock
-from service.inference.steps import HEAD_SIZES, NetworkSteps
-from service.inference.texture_maps import gather_textures
-from service.inference.transfer import to_device
-from service.network.folding import fold_batch_norms
+from service.inference.steps import NetworkSteps
+from service.network.backbone import fold_batch_norms
 from service.network.rcnn import DensePoseRCNN, as_rois
 
-# Boxes that the DensePose head sees at once: its outputs and their rearrangement stay under 250 MB
-# on the CPU, and are enough to be busy on CUDA.
-MAX_CHUNK = 16
-MAX_CUDA_CHUNK = max(HEAD_SIZES)
-# Pixels painted at once. On the CPU a tile fits the caches; on CUDA it is large enough to be busy.
-MAX_TILE_PIXELS = {"cpu": 2**15, "cuda": 2**17}
-# Batches that are recorded before anybody asks.
+# Batches of which graphs are captured before anybody asks.
 COMMON_BATCHES = (1, 2, 4, 8)
 SMALL_SHAPES = ((1, (128, 128)),)
 # Images whose maps are small have them in one piece of memory, and cross to the host at once.
@@ -61,14 +52,15 @@ class Predictor:
         card: ModelCard,
         device: torch.device,
         dtype: torch.dtype,
-        record: Recorder | None = None,
+        capture: GraphCapture | None = None,
     ) -> None:
         """Takes over a network with float32 weights; convolutions will compute in `dtype`.
 
-        Where `record` is given, what is asked for often is recorded and replayed.
+        Where `capture` is given, what is asked for often is captured and replayed.
         """
         self.card = card
         self._device = device
+        self._traits = traits_of(device)
         network = network.requires_grad_(requires_grad=False).eval().to(device)
         architecture = card.architecture
         self._confidence_names = confidence_names(architecture.confidence_fields)
@@ -82,7 +74,7 @@ class Predictor:
         network.round_weights(dtype)
         # A pixel's channels side by side: what convolutions compute on, and tables are made of.
         self._network = network.to(memory_format=torch.channels_last)
-        self._steps = NetworkSteps(self._network, device, dtype, record)
+        self._steps = NetworkSteps(self._network, device, dtype, capture)
 
     @property
     def num_bytes(self) -> int:
@@ -94,23 +86,24 @@ class Predictor:
     def warm_up(self, shapes: Sequence[tuple[int, SizeHW]] | None = None) -> None:
         """Do once what the first requests would wait for; on the device's thread.
 
-        `shapes` are numbers of images and their padded sizes. On CUDA such batches are recorded,
+        `shapes` are numbers of images and their padded sizes. On CUDA such batches are captured,
         by default those of landscapes and portraits of 4:3; elsewhere there is nothing but first
         calls to get over, for which a small picture does.
         """
         outputs = frozenset({Output.IUV if self.card.kind == "chart" else Output.VERTICES})
         if shapes is None:
-            shapes = _common_shapes(self.card) if self._device.type == "cuda" else SMALL_SHAPES
+            captures = self._traits.captures_graphs
+            shapes = _common_shapes(self.card) if captures else SMALL_SHAPES
         for num_images, size_hw in shapes:
-            self._steps.record(num_images, size_hw, self._maps.fields(outputs))
+            self._steps.capture(num_images, size_hw, self._maps.fields(outputs))
             grey = np.full((*size_hw, 3), 128, np.uint8)
             box = (0.0, 0.0, float(size_hw[1]), float(size_hw[0]))
             for query in (Query(outputs), Query(outputs, boxes_xyxy=(box,), class_ids=(0,))):
                 self.predict_batch([Sample(grey, size_hw, query)] * num_images)
 
-    def free_recordings(self) -> None:
-        """Give back the device memory of what was recorded; it is recorded anew when it pays."""
-        self._steps.forget()
+    def free_graphs(self) -> None:
+        """Give back the device memory of captured graphs; they are captured anew when it pays."""
+        self._steps.free_graphs()
 
     @torch.inference_mode()
     def predict_batch(self, samples: Sequence[Sample]) -> list[Prediction | ServiceError]:
@@ -124,10 +117,12 @@ class Predictor:
         found = batch.find_boxes()
         clock.mark("network")
         refused = _refused(samples, found)
-        fuse = cache(batch.fuse)
+        groups = list(self._groups(samples, found, refused))
+        has_boxes = any(one.scores for painted in groups for one in painted.values())
+        fused = batch.fuse() if has_boxes else []
         maps_of: dict[int, list[dict[str, Map]]] = {}
-        for painted in self._groups(samples, found, refused):
-            maps = self._paint(fuse, samples, painted, clock)
+        for painted in groups:
+            maps = self._paint(fused, samples, painted, clock)
             asked = [(samples[index], one.regions) for index, one in painted.items()]
             textures = list(gather_textures(asked, maps))
             reader = MapReader(maps.to_host(), self._confidence_names, textures)
@@ -158,32 +153,29 @@ class Predictor:
         for index, one in enumerate(found):
             if index in refused or not samples[index].query.outputs:
                 continue
-            if group and self._num_bytes(samples, {**group, index: one}) > MAX_SHARED_BYTES:
+            layout = self._layout(samples, {**group, index: one})
+            if group and num_bytes(layout) > MAX_SHARED_BYTES:
                 yield group
                 group = {}
             group[index] = one
         if group:
             yield group
 
-    def _num_bytes(self, samples: Sequence[Sample], painted: Mapping[int, Found]) -> int:
-        """What the maps of these images take in one piece of memory."""
-        outputs = frozenset[Output]().union(*(samples[index].query.outputs for index in painted))
-        regions = [region for one in painted.values() for region in one.regions]
-        return num_bytes(self._maps.layout(outputs, num_pixels(regions), len(regions)))
+    def _layout(self, samples: Sequence[Sample], painted: Mapping[int, Found]) -> MapLayout:
+        """The maps of these images in one piece of memory."""
+        regions = _regions(painted)
+        return self._maps.layout(_outputs(samples, painted), num_pixels(regions), len(regions))
 
     def _paint(
         self,
-        fuse: Callable[[], list[Tensor]],
+        fused: list[Tensor],
         samples: Sequence[Sample],
         painted: Mapping[int, Found],
         clock: StageClock,
     ) -> MapBuffer:
         """The maps of the images to be painted, chunk after chunk of their boxes."""
-        outputs = frozenset[AnyMap]().union(*(samples[index].query.outputs for index in painted))
-        regions = [region for one in painted.values() for region in one.regions]
-        layout = self._maps.layout(outputs, num_pixels(regions), len(regions))
-        maps = MapBuffer(layout, self._device)
-        if not regions:
+        maps = MapBuffer(self._layout(samples, painted), self._device)
+        if not (regions := _regions(painted)):
             return maps
         meshes = [
             self._mesh(samples[index], class_id)
@@ -192,10 +184,9 @@ class Predictor:
         ]
         rois_R5 = as_rois({index: one.network_boxes_B4 for index, one in painted.items()})
         rois_R5 = to_device(rois_R5, self._device)
-        fields = self._maps.fields(outputs)
-        fused = fuse()
+        fields = self._maps.fields(_outputs(samples, painted))
         first_pixel = 0
-        max_chunk = MAX_CUDA_CHUNK if self._device.type == "cuda" else MAX_CHUNK
+        max_chunk = self._traits.max_chunk
         for first in range(0, len(regions), max_chunk):
             chunk = slice(first, first + max_chunk)
             raw = self._steps.describe(fused, rois_R5[chunk], fields)
@@ -205,7 +196,7 @@ class Predictor:
                 meshes[chunk],
                 first_instance=first,
                 first_pixel=first_pixel,
-                max_tile_pixels=MAX_TILE_PIXELS[self._device.type],
+                max_tile_pixels=self._traits.max_tile_pixels,
             )
             self._maps.paint(raw, part, maps)
             first_pixel += num_pixels(regions[chunk])
@@ -217,6 +208,14 @@ class Predictor:
         if class_id is None or sample.query.mesh is not None:
             return sample.query.mesh
         return self.card.architecture.class_to_mesh.get(class_id)
+
+
+def _outputs(samples: Sequence[Sample], painted: Mapping[int, Found]) -> frozenset[AnyMap]:
+    return frozenset[AnyMap]().union(*(samples[index].query.outputs for index in painted))
+
+
+def _regions(painted: Mapping[int, Found]) -> list[RegionXYWH]:
+    return [region for one in painted.values() for region in one.regions]
 
 
 def _refused(samples: Sequence[Sample], found: Sequence[Found]) -> dict[int, ServiceError]:

@@ -8,8 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from service.inference.devices import to_device
 from service.inference.map_buffer import Chunk
-from service.inference.transfer import to_device
 
 
 def regions_on_device(chunk: Chunk, device: torch.device) -> Tensor:

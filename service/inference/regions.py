@@ -4,7 +4,7 @@ A pixel's place is that of its row and that of its column, so both are worked ou
 side of a region, and only put together for each pixel.
 
 Shape letters: R regions, Y rows and X columns of all regions, S = side of the head's output,
-T pixels of one tile, B some of them, C channels, N = R S S cells.
+T pixels of one tile, B some of them, C channels, N = R S S cells; P pixels, K scores of each.
 """
 
 from bisect import bisect_right
@@ -16,6 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from service.datatypes import RegionXYWH
+from service.inference.devices import traits_of
+
+# Pixels whose scores are laid out together: they fit the first cache.
+BLOCK_PIXELS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +131,40 @@ def _neighbours(sizes_R: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor, Ten
     source_P = (scale_P * (place_P + 0.5) - 0.5).clamp(min=0)
     first_P = source_P.long().clamp(max=side - 1)
     return region_P, first_P, (first_P + 1).clamp(max=side - 1), source_P - first_P
+
+
+def argmax_of_rows(scores_PK: Tensor) -> Tensor:
+    """`scores_PK.argmax(dim=1)`, for scores without NaN: the first of equals.
+
+    `Tensor.argmax` compares one number at a time on the CPU, where the numbers of a pixel lie side
+    by side. Max pooling is the one operator that compares many pixels at a time and returns
+    indices: it takes the pixels for channels and the scores for the rows of a picture.
+    """
+    num_pixels, num_scores = scores_PK.shape
+    num_blocks = num_pixels // BLOCK_PIXELS
+    if traits_of(scores_PK.device).has_fast_argmax or not num_blocks:
+        return scores_PK.argmax(dim=1)
+    whole, rest = scores_PK.tensor_split([num_blocks * BLOCK_PIXELS])
+    blocks = whole.reshape(num_blocks, BLOCK_PIXELS, num_scores).transpose(1, 2).contiguous()
+    found_P = _argmax_of_heights(blocks[:, :, None]).flatten()
+    return torch.cat((found_P, rest.argmax(dim=1))) if len(rest) else found_P
+
+
+def argmax_of_columns(scores_KP: Tensor) -> Tensor:
+    """`scores_KP.argmax(dim=0)`, for scores without NaN: the first of equals."""
+    num_scores, num_pixels = scores_KP.shape
+    if traits_of(scores_KP.device).has_fast_argmax or not num_pixels:
+        return scores_KP.argmax(dim=0)
+    # Pooling is parallel over the pixels that it returns: a column of the picture for each thread.
+    threads = torch.get_num_threads()
+    width = threads if num_pixels % threads == 0 else 1
+    picture = scores_KP.contiguous().view(1, num_scores, width, num_pixels // width)
+    return _argmax_of_heights(picture).flatten() // width
+
+
+def _argmax_of_heights(scores_NHWC: Tensor) -> Tensor:
+    """What max pooling of whole columns calls the place of the maximum, [N, 1, W, C]."""
+    scores_NCHW = scores_NHWC.permute(0, 3, 1, 2)
+    window = (scores_NHWC.shape[1], 1)
+    _, places_NC1W = F.max_pool2d(scores_NCHW, window, return_indices=True)
+    return places_NC1W.permute(0, 2, 3, 1)

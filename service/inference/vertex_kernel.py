@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from service.datatypes import Output
+from service.inference.devices import to_device
 from service.inference.map_buffer import Chunk, MapBuffer
 from service.inference.region_kernel import (
     find_cells,
@@ -23,8 +24,7 @@ from service.inference.region_kernel import (
     sample_columns,
 )
 from service.inference.regions import as_table
-from service.inference.transfer import to_device
-from service.network.predictors import HeadOutput
+from service.network.densepose_head import HeadOutput
 
 # Of a program's pixels: a square has the fewest neighbours, and most often all or no body.
 TILE_HEIGHT, TILE_WIDTH = 8, 8

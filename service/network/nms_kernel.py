@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def suppress_on_device(boxes_GT4: Tensor, is_box_GT: Tensor, max_iou: float) -> Tensor:
-    """As `suppress` in service/network/boxes.py, one program for each group."""
+    """As `suppress` in service/network/faster_rcnn.py, one program for each group."""
     num_groups, num_boxes = is_box_GT.shape
     is_kept_GT = torch.empty_like(is_box_GT, dtype=torch.uint8)
     if num_groups and num_boxes:

@@ -11,15 +11,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model_store.catalogue import Architecture
-from service.network.box_head import BoxHead, BoxPredictor, rank_detections
-from service.network.densepose_head import Decoder, DeepLabHead, V1ConvXHead
-from service.network.embedder import Embedder
-from service.network.fpn import FeaturePyramid
-from service.network.predictors import ChartPredictor, EmbeddingPredictor, HeadOutput
+from service.network.backbone import FeaturePyramid
+from service.network.densepose_head import (
+    ChartPredictor,
+    Decoder,
+    DensePoseHead,
+    Embedder,
+    EmbeddingPredictor,
+    HeadOutput,
+)
+from service.network.faster_rcnn import (
+    BoxPredictor,
+    RegionProposalNetwork,
+    box_head,
+    rank_detections,
+)
+from service.network.kernels import has_kernels
 from service.network.roi_align import RoIPooler
-from service.network.rpn import RegionProposalNetwork
 
-HEADS = {"v1convx": V1ConvXHead, "deeplab": DeepLabHead}
 PREDICTORS = {"chart": ChartPredictor, "cse": EmbeddingPredictor}
 
 
@@ -35,12 +44,15 @@ class RoIHeads(nn.Module):
         super().__init__()
         box_pooler = architecture.box_pooler
         self.box_pooler = RoIPooler(box_pooler)
-        self.box_head = BoxHead(channels, box_pooler.resolution, architecture.width)
-        self.box_predictor = BoxPredictor(self.box_head.out_channels, architecture.num_classes)
+        box_channels = int(1024 * architecture.width)
+        self.box_head = box_head(channels * box_pooler.resolution**2, box_channels)
+        self.box_predictor = BoxPredictor(box_channels, architecture.num_classes)
         self.decoder = Decoder(channels) if architecture.decoder else nn.Identity()
         self.densepose_pooler = RoIPooler(architecture.densepose_pooler)
         head_channels = int(512 * architecture.width)
-        self.densepose_head = HEADS[architecture.densepose_head](channels, head_channels)
+        self.densepose_head = DensePoseHead(
+            channels, head_channels, is_deeplab=architecture.densepose_head == "deeplab"
+        )
         self.densepose_predictor = PREDICTORS[architecture.predictor](head_channels, architecture)
         if architecture.predictor == "cse":
             self.embedder = Embedder(
@@ -83,8 +95,8 @@ class DensePoseRCNN(nn.Module):
         """
         heads = self.roi_heads
         proposals_NP4, is_proposal_NP = self.proposal_generator(pyramid, sizes_N2)
-        if not proposals_NP4.is_cuda:
-            # Where counting them makes nobody wait, none but they are looked at.
+        if not has_kernels(proposals_NP4):
+            # Where they were counted already, none but they are looked at.
             most = int(is_proposal_NP.sum(dim=1).amax())
             proposals_NP4, is_proposal_NP = proposals_NP4[:, :most], is_proposal_NP[:, :most]
         index_N11 = torch.arange(len(proposals_NP4), device=proposals_NP4.device)[:, None, None]

@@ -9,16 +9,13 @@ Shape letters: N images, C channels, H W = a map's height and width, R boxes of 
 P = the side of what is read, G = samples of a bin along one axis, M = P G samples of a box.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model_store.catalogue import Pooler
-from service.network.compiled_operators import roi_align
-from service.network.fpn import LEVELS
-from service.network.kernels import has_kernels
+from service.network.backbone import LEVELS
+from service.network.kernels import has_kernels, roi_align
 
 # A box of this side is read from p4. Lin et al., arXiv 1612.03144, equation 1.
 CANONICAL_SIDE = 224
@@ -81,14 +78,14 @@ class RoIPooler(nn.Module):
 
         boxes_R4 = rois_R5[:, 1:] * torch.exp2(-level_of_R.float())[:, None]
         x0, y0, x1, y1 = (boxes_R4 - (0.5 if self.is_aligned else 0.0)).unbind(1)
-        down = self._sample_axis(y0, y1 - y0, height_R)
-        along = self._sample_axis(x0, x1 - x0, width_R)
+        down_cells_RM2, down_shares_RM2 = self._sample_axis(y0, y1 - y0, height_R)
+        along_cells_RM2, along_shares_RM2 = self._sample_axis(x0, x1 - x0, width_R)
         count, side, samples = len(rois_R5), self.resolution, 2 * self.sampling_ratio
         # Every pair of a cell down and a cell along, bin by bin.
         bins = (count, side, 1, samples, 1), (count, 1, side, 1, samples)
-        cells = down.cells_RM2.reshape(bins[0]) * width_R.reshape(-1, 1, 1, 1, 1)
-        cells = cells + along.cells_RM2.reshape(bins[1]) + first_R.reshape(-1, 1, 1, 1, 1)
-        weights = down.weights_RM2.reshape(bins[0]) * along.weights_RM2.reshape(bins[1])
+        cells = down_cells_RM2.reshape(bins[0]) * width_R.reshape(-1, 1, 1, 1, 1)
+        cells = cells + along_cells_RM2.reshape(bins[1]) + first_R.reshape(-1, 1, 1, 1, 1)
+        weights = down_shares_RM2.reshape(bins[0]) * along_shares_RM2.reshape(bins[1])
         table = tables[0] if len(tables) == 1 else torch.cat(tables)
         pooled = F.embedding_bag(
             cells.reshape(-1, samples**2),
@@ -98,9 +95,12 @@ class RoIPooler(nn.Module):
         )
         return pooled.reshape(count, side, side, table.shape[1]).permute(0, 3, 1, 2)
 
-    def _sample_axis(self, start_R: Tensor, length_R: Tensor, size_R: Tensor) -> "AxisSamples":
-        """The cells around each sample along one axis, as in torchvision's roi_align_common.h.
+    def _sample_axis(
+        self, start_R: Tensor, length_R: Tensor, size_R: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The two cells [R, M, 2] around each sample along one axis, and their shares of the bin.
 
+        As in torchvision's roi_align_common.h.
         `start_R` and `length_R` are in cells of the map, `size_R` is how many it has.
         """
         if not self.is_aligned:
@@ -116,7 +116,7 @@ class RoIPooler(nn.Module):
         first_RM = place_RM.long()
         fraction_RM = place_RM - first_RM
         weights = torch.stack((1 - fraction_RM, fraction_RM), dim=-1)
-        return AxisSamples(
+        return (
             torch.stack((first_RM, torch.minimum(first_RM + 1, last_R1)), dim=-1),
             weights * (is_inside_RM / grid)[..., None],
         )
@@ -138,11 +138,3 @@ class RoIPooler(nn.Module):
             )
             pooled[members] = read.to(pooled.dtype)
         return pooled
-
-
-@dataclass(frozen=True, slots=True)
-class AxisSamples:
-    """The two cells around each sample of a box along one axis, and their shares of the bin."""
-
-    cells_RM2: Tensor
-    weights_RM2: Tensor

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from service.network.fpn import LEVELS
+from service.network.backbone import LEVELS
 
 # By which the kernel is not built anew for every shape of a picture.
 SIZES = [f"{side}{level}" for level in LEVELS for side in ("height", "width")]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from model_store.catalogue import ModelCard, find_model
 from service.datatypes import MAPS, AnyMap, BoxXYXY, Output, Query, SizeHW
@@ -17,7 +18,7 @@ MAX_SHOWN_MODELS = 5
 LONG_SIDE_RATIO = 1333 / 800
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """A request that this model can answer in this form; `outputs` are what it shows, each once."""
 
@@ -46,7 +47,7 @@ class Plan:
             return False
         return style.background in {"photo", "grey"}
 
-    @property
+    @cached_property
     def needed_outputs(self) -> frozenset[AnyMap]:
         """What the device has to give for all of it, and no more."""
         needed: frozenset[AnyMap] = frozenset(self.outputs)

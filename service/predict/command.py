@@ -213,7 +213,7 @@ def _describing(
 
 def _by_this_process(asked: Asked, settings: Settings) -> AbstractAsyncContextManager[Describe]:
     # Who asks a server need not wait for the library of networks.
-    from service.app import ServedModels  # noqa: PLC0415
+    from service.app import build_models  # noqa: PLC0415
     from service.models_cli import pull_models  # noqa: PLC0415
 
     keep_freed_memory()
@@ -225,7 +225,7 @@ def _by_this_process(asked: Asked, settings: Settings) -> AbstractAsyncContextMa
         # With a bar of its own; a request would have it fetched without one.
         pull_models(store, [card])
     metrics = build_metrics({})
-    models = ServedModels(settings.model_copy(update={"preload": (card.id,)}), metrics)
+    models = build_models(settings.model_copy(update={"preload": (card.id,)}), metrics)
     question = in_process.Question(asked.parameters, asked.recipe.accept, asked.atlas)
     return in_process.describing(settings, models, question, metrics)
 

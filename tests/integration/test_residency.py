@@ -15,12 +15,12 @@ from load_tests import faults, load_cycles
 from load_tests.stand_in_weights import DATA, build_arrays
 from model_store.catalogue import load_catalogue
 from model_store.store import ModelStore
-from service.app import ServedModels
+from service.app import build_models
 from service.assembly import assemble, build_metrics
 from service.datatypes import Output, Query, Sample
 from service.errors import OutOfMemory
-from service.inference import resident
 from service.inference.loading import parameter_shapes
+from service.residency import resident
 from service.settings import Settings
 from tests.integration.test_operation import sample_in
 
@@ -61,7 +61,7 @@ class Scene:
             offline=True,
         )
         self.metrics = build_metrics({})
-        self.models = ServedModels(settings, self.metrics)
+        self.models = build_models(settings, self.metrics)
         self.metrics.watch_memory(self.models.memory)
         self.service = assemble(settings, self.models, self.metrics)
         self.most_used = 0
@@ -127,7 +127,7 @@ def test_six_models_of_full_width_take_turns_where_three_fit_and_every_answer_is
 
 def test_a_model_that_is_to_go_stays_if_it_is_asked_for_again(tmp_path):
     settings = Settings(model_store=tmp_path, device="cpu", preload=(), device_memory=2**25)
-    models = ServedModels(settings)
+    models = build_models(settings)
     card = models.cards()["demo"]
     try:
         models.request(card).result(60)
@@ -159,7 +159,7 @@ def test_where_one_fits_two_take_turns_and_answer_as_before(
         ModelStore(tmp_path, load_catalogue()).add("other", file, "demo", shapes)
     settings = Settings(model_store=tmp_path, device=device, preload=(), device_memory=2**24)
     metrics = build_metrics({})
-    models = ServedModels(settings, metrics)
+    models = build_models(settings, metrics)
     metrics.watch_memory(models.memory)
     cards = models.cards()
     pixels = cv2.resize(cv2.imdecode(np.frombuffer(PHOTO, np.uint8), cv2.IMREAD_COLOR), (320, 320))
@@ -197,7 +197,7 @@ def test_where_one_fits_two_take_turns_and_answer_as_before(
 @pytest.mark.gpu
 def test_running_out_of_a_device_s_memory_is_survived(tmp_path):
     settings = Settings(model_store=tmp_path, device="cuda", preload=())
-    models = ServedModels(settings)
+    models = build_models(settings)
     card = models.cards()["demo"]
     side = 512
     sample = Sample(np.zeros((side, side, 3), np.uint8), (side, side), Query(frozenset()))

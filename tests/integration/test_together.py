@@ -19,7 +19,7 @@ from load_tests.stand_in_weights import DATA, build_arrays
 from model_store.catalogue import load_catalogue
 from model_store.checkpoint import read_checkpoint
 from service.assembly import Service, assemble, build_metrics
-from service.batching import growth
+from service.batching import batch_limits
 from service.datatypes import ModelStatus
 from service.inference.loading import build_predictor
 from service.inference.predictor import Predictor
@@ -152,8 +152,8 @@ def check(model_id, arrays):
 @pytest.fixture(autouse=True)
 def _batches_as_large_as_they_can_be(monkeypatch):
     """On a CPU they may not be worth it."""
-    monkeypatch.setattr(growth, "WORTHWHILE", 0.0)
-    monkeypatch.setattr(growth, "MIN_MEASURED", 1)
+    monkeypatch.setattr(batch_limits, "WORTHWHILE", 0.0)
+    monkeypatch.setattr(batch_limits, "MIN_MEASURED", 1)
 
 
 def test_with_the_demo_model_64_requests_at_once_get_what_each_gets_alone():

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from service.inference.loading import find_device
+from service.inference.devices import find_device
 
 
 class Worst:

@@ -18,7 +18,7 @@ from service.imaging.pictures import resize_image
 from service.inference.detection import find_boxes
 from service.inference.loading import build_predictor
 from service.inference.predictor import Predictor
-from service.inference.preprocess import stack_samples
+from service.inference.steps import stack_samples
 from service.network.rcnn import as_rois
 from tests.parity.conftest import Worst
 

@@ -8,8 +8,9 @@ import pytest
 from model_store import model_files
 from model_store.catalogue import load_catalogue
 from model_store.errors import CheckpointUnavailable
-from service.app import ServedModels
+from service.app import build_models
 from service.errors import Draining
+from service.residency.resident import ResidentModels
 from service.settings import Settings
 
 ZOO = "R_50_FPN_s1x"
@@ -17,11 +18,11 @@ ZOO = "R_50_FPN_s1x"
 
 @pytest.fixture
 def serve(tmp_path):
-    def make(**settings) -> ServedModels:
-        served.append(ServedModels(Settings(model_store=tmp_path, device="cpu", **settings)))
+    def make(**settings) -> ResidentModels:
+        served.append(build_models(Settings(model_store=tmp_path, device="cpu", **settings)))
         return served[-1]
 
-    served: list[ServedModels] = []
+    served: list[ResidentModels] = []
     yield make
     for models in served:
         models.close()

@@ -1,10 +1,9 @@
 import io
-import os
 
 import pytest
 
 from service import progress as module
-from service.progress import ProgressLine, describe_progress
+from service.progress import DownloadBar, format_bytes, open_bar
 
 
 class Terminal(io.StringIO):
@@ -13,70 +12,73 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [100.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(module.shutil, "get_terminal_size", lambda: os.terminal_size((60, 24)))
-    return now
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if there were much time between two reports."""
+    monkeypatch.setattr(module, "REDRAW_S", 0)
+    monkeypatch.setattr(module, "REPEAT_S", 0)
 
 
-@pytest.mark.parametrize(
-    ("progress", "text"),
-    [
-        ((0, 200_000_000, 0.0), "[                        ] 0.0 MB of 200.0 MB"),
-        (
-            (50_000_000, 200_000_000, 2e6),
-            "[######                  ] 50.0 MB of 200.0 MB, 2.0 MB/s, 1:15 left",
-        ),
-        ((7, 7, 1e6), "[########################] 0.0 MB of 0.0 MB, 1.0 MB/s, 0:00 left"),
-        ((0, 0, 0.0), "[########################] 0.0 MB of 0.0 MB"),
-        ((50_000_000, None, 2e6), "50.0 MB, waiting for the server or another process"),
-    ],
-)
-def test_bytes_speed_and_time_left_are_shown(progress, text: str):
-    assert describe_progress(*progress) == text
-
-
-def test_a_terminal_s_line_is_redrawn_within_its_width_and_left_empty(clock: list[float]):
+@pytest.mark.usefixtures("at_once")
+def test_a_terminal_s_line_is_redrawn_and_left_empty():
     terminal = Terminal()
-    line = ProgressLine("a_model", terminal)
-    line(10**6, 10**8)
-    clock[0] += 0.01
-    line(2 * 10**6, 10**8)  # too soon
-    clock[0] += 0.99
-    line(11 * 10**6, 10**8)
-    line.close()
+    bar = DownloadBar("a_model", terminal)
+    bar(10**6, 10**8)
+    bar(11 * 10**6, 10**8)
+    bar.close()
     assert "\n" not in terminal.getvalue()
-    _, first, second, last, end = terminal.getvalue().split("\r")
-    assert [len(text) for text in (first, second, last, end)] == [59, 59, 59, 0]
-    assert first.rstrip() == f"a_model  {describe_progress(10**6, 10**8, 0)}"
-    assert second == f"a_model  {describe_progress(11 * 10**6, 10**8, 1e7)}"[:59]
-    assert last.strip() == ""
+    *_, shown, empty, end = terminal.getvalue().split("\r")
+    assert shown.startswith("a_model:  11%|")
+    assert "11.0M/100M [" in shown
+    assert (empty.strip(), end) == ("", "")
 
 
-def test_what_was_there_before_does_not_count_for_the_speed(clock: list[float]):
+@pytest.mark.usefixtures("at_once")
+def test_what_is_waited_for_is_said_where_no_length_is_known():
     terminal = Terminal()
-    line = ProgressLine("m", terminal)
-    line(90, 100)
-    clock[0] += 1
-    line(40, 100)  # the server began anew
-    assert "MB/s" not in terminal.getvalue()
+    bar = DownloadBar("a_model", terminal)
+    bar(50_000_000, None)
+    assert "a_model: 50.0MB" in terminal.getvalue()
+    assert "waiting for the server or another process" in terminal.getvalue()
+    bar.close()
 
 
-def test_elsewhere_a_line_comes_now_and_then(clock: list[float]):
+@pytest.mark.usefixtures("at_once")
+def test_what_was_there_before_does_not_count_for_the_speed():
+    terminal = Terminal()
+    bar = DownloadBar("m", terminal)
+    bar(90, 100)
+    bar(40, 100)  # the server began anew
+    assert "0.00B/s" in terminal.getvalue() or "?B/s" in terminal.getvalue()
+    assert "40.0/100 [" in terminal.getvalue()
+    bar.close()
+
+
+@pytest.mark.usefixtures("at_once")
+def test_elsewhere_each_bar_is_a_line():
     log = io.StringIO()
-    line = ProgressLine("a_model", log)
-    for num_bytes in range(101):
-        line(num_bytes * 10**6, 10**8)
-        clock[0] += 0.3
-    line.close()
+    bar = open_bar(log, total=4, unit=" images")
+    for _ in range(4):
+        bar.update(1)
+    bar.close()
     lines = log.getvalue().splitlines()
-    assert len(lines) == 4
-    assert all(text.startswith("a_model  [") for text in lines)
-    assert "100.0 MB of 100.0 MB" in lines[-1]
+    assert "\r" not in log.getvalue()
+    assert [line.partition("|")[0].strip() for line in lines[-4:]] == ["25%", "50%", "75%", "100%"]
+
+
+def test_elsewhere_lines_come_now_and_then():
+    log = io.StringIO()
+    bar = DownloadBar("a_model", log)
+    for num_bytes in range(101):
+        bar(num_bytes, 100)
+    bar.close()
+    assert log.getvalue() == ""
 
 
 def test_nothing_is_shown_of_what_takes_no_time():
     terminal = Terminal()
-    ProgressLine("a_model", terminal).close()
-    assert terminal.getvalue() == ""
+    DownloadBar("a_model", terminal).close()
+    assert terminal.getvalue().strip() == ""
+
+
+def test_bytes_are_told_in_megabytes():
+    assert format_bytes(8_350_000) == "8.3 MB"

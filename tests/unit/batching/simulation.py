@@ -4,9 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from service.batching.isolation import run_isolated
-from service.batching.party import NOBODY
 from service.batching.scheduler import Budget, Scheduler
-from service.batching.ticket import Batch, BatchKey, Ticket, resolve
+from service.batching.ticket import NOBODY, Batch, BatchKey, Ticket, resolve
 
 SMALL, LARGE = (320, 448), (800, 1088)
 FAR_S = 3600.0

@@ -7,7 +7,7 @@ import pytest
 
 from service.batching.admission import Admission
 from service.batching.device_thread import Failure
-from service.batching.party import NOBODY
+from service.batching.ticket import NOBODY
 from service.errors import Draining, ModelLoading, Overloaded, Unhealthy
 
 

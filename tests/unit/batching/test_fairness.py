@@ -8,9 +8,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from service.batching.fairness import FairShares
-from service.batching.party import NOBODY
 from service.batching.scheduler import Scheduler
-from service.batching.ticket import Batch
+from service.batching.ticket import NOBODY, Batch
 from service.errors import Overloaded
 from tests.unit.batching.simulation import LARGE, SMALL, Simulation, budget
 

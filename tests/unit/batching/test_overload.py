@@ -11,8 +11,7 @@ from itertools import count
 import pytest
 
 from service.batching.admission import Admission
-from service.batching.party import NOBODY
-from service.batching.ticket import Batch, Ticket
+from service.batching.ticket import NOBODY, Batch, Ticket
 from service.errors import Overloaded
 from tests.unit.batching.simulation import Simulation, affine
 

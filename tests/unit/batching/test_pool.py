@@ -9,8 +9,8 @@ from concurrent.futures import wait
 
 import pytest
 
-from service.batching.party import PARTY
 from service.batching.pool import FairPool
+from service.batching.ticket import PARTY
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from service.datatypes import Output, RegionXYWH
 from service.inference.chart_maps import ChartMaps
 from service.inference.map_buffer import Chunk, MapBuffer
 from service.inference.regions import num_pixels
-from service.network.predictors import HeadOutput
+from service.network.densepose_head import HeadOutput
 from tests.unit.kernel_device import DEVICE, NO_TRITON
 
 chart_kernel = pytest.importorskip("service.inference.chart_kernel", reason=NO_TRITON)

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from service.datatypes import Image, Output, Prediction, Query, Sample
-from service.inference.loading import find_device
+from service.inference.devices import find_device
+from service.inference.graphs import MIN_USES
 from service.inference.predictor import Predictor
-from service.inference.recordings import MIN_USES
-from service.inference.steps import RecordedBatch
+from service.inference.steps import CapturedBatch
 from tests.unit.inference.conftest import as_sample, load_demo, mirrored
 
 pytestmark = pytest.mark.gpu
@@ -89,7 +89,7 @@ def test_a_graph_says_what_its_kernels_say(device: torch.device, samples: list[S
         replace(one, pixels_hw3=np.ascontiguousarray(one.pixels_hw3[:-9, :-6])) for one in samples
     ]
     with torch.inference_mode():
-        assert isinstance(predictor._steps.begin(samples), RecordedBatch)
+        assert isinstance(predictor._steps.begin(samples), CapturedBatch)
     for _ in range(3):
         assert_close(predict(predictor, samples), eager)
         predict(predictor, smaller)
@@ -102,7 +102,7 @@ def test_graphs_of_many_shapes_leave_each_other_s_features_alone(
     other = as_sample(pictures["test4_3fig"], EVERYTHING, short_side=224, long_side=373)
     batches = [samples[:1], samples, [other], [other] * 3]
     eager = [predict(predictor, batch) for batch in batches]
-    # The largest last, the smallest again after it: their recordings share memory.
+    # The largest last, the smallest again after it: their graphs share memory.
     for batch in batches:
         predictor.warm_up([(len(batch), batch[0].padded_size_hw)])
     for index in (0, 3, 1, 2, 0, 1, 3, 2):
@@ -119,29 +119,29 @@ def test_what_is_asked_for_often_becomes_a_graph(
     assert len(predictor._steps._batches) == 1
 
 
-@pytest.mark.parametrize("is_recorded", [False, True])
+@pytest.mark.parametrize("is_captured", [False, True])
 def test_nothing_makes_the_host_wait_but_for_boxes_and_maps(
-    device: torch.device, samples: list[Sample], no_waiting: None, is_recorded: bool
+    device: torch.device, samples: list[Sample], no_waiting: None, is_captured: bool
 ) -> None:
     torch.cuda.set_sync_debug_mode("default")
     predictor = load_demo(torch.float32, device)
-    if is_recorded:
+    if is_captured:
         predictor.warm_up([(2, samples[0].padded_size_hw)])
     expected = predict(predictor, samples)
     torch.cuda.set_sync_debug_mode("error")
     assert_close(predict(predictor, samples), expected)
 
 
-def test_recordings_give_their_memory_back(device: torch.device, samples: list[Sample]) -> None:
+def test_graphs_give_their_memory_back(device: torch.device, samples: list[Sample]) -> None:
     predictor = load_demo(torch.float32, device)
     predict(predictor, samples)
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
     predictor.warm_up([(4, samples[0].padded_size_hw)])
     assert torch.cuda.memory_allocated(device) > before
-    predictor.free_recordings()
+    predictor.free_graphs()
     torch.cuda.synchronize(device)
-    # cuBLAS keeps a workspace for the stream of the recordings.
+    # cuBLAS keeps a workspace for the stream that captures.
     assert torch.cuda.memory_allocated(device) - before < 64 * 2**20
 
 

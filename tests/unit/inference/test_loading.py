@@ -5,12 +5,8 @@ import torch
 from model_store.catalogue import load_catalogue
 from model_store.errors import CheckpointRejected
 from service.errors import DeviceUnavailable
-from service.inference.loading import (
-    build_predictor,
-    find_device,
-    parameter_shapes,
-    served_configuration,
-)
+from service.inference.devices import find_device
+from service.inference.loading import build_predictor, parameter_shapes, served_configuration
 
 CATALOGUE = load_catalogue()
 DEMO = CATALOGUE["demo"]

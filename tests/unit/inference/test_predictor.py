@@ -7,7 +7,8 @@ import torch
 
 from service.datatypes import Image, Output, Prediction, Query, RegionXYWH, Sample, region_of
 from service.errors import AnswerTooLarge, Overloaded, ServiceError
-from service.inference.predictor import MAX_CHUNK, Predictor
+from service.inference.devices import DEVICES
+from service.inference.predictor import Predictor
 from tests.unit.inference.conftest import as_sample, load_demo, mirrored
 
 # What batching may change: the order of additions in a convolution.
@@ -83,14 +84,15 @@ def test_the_densepose_head_sees_only_what_the_client_wants_to_know(
     demo: Predictor, pictures: dict[str, Image]
 ) -> None:
     described = []
+    max_chunk = DEVICES["cpu"].max_chunk
     hook = demo._network.roi_heads.densepose_head.register_forward_hook(
         lambda module, inputs, outputs: described.append(len(inputs[0]))
     )
     image = pictures["test4_3fig"]
     try:
         (unlimited,) = predict(demo, as_sample(image, EVERYTHING))
-        assert sum(described) == len(unlimited.instances) > MAX_CHUNK
-        assert max(described) <= MAX_CHUNK
+        assert sum(described) == len(unlimited.instances) > max_chunk
+        assert max(described) <= max_chunk
         scores = [instance.score for instance in unlimited.instances]
         assert scores == sorted(scores, reverse=True)
 

@@ -2,7 +2,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from service.inference.regions import as_table, num_pixels, tiles
+from service.inference.regions import (
+    BLOCK_PIXELS,
+    argmax_of_columns,
+    argmax_of_rows,
+    as_table,
+    num_pixels,
+    tiles,
+)
 
 SIDE = 112
 REGIONS = [(3, 4, 1, 1), (0, 0, 57, 200), (9, 9, 300, 41), (5, 5, 112, 112), (0, 1, 1, 77)]
@@ -57,3 +64,26 @@ def test_tiles_cover_every_pixel_once_and_know_its_region() -> None:
 
 def test_no_regions_have_no_tiles() -> None:
     assert list(tiles([], SIDE, 10, torch.device("cpu"))) == []
+
+
+SIZES = [0, 1, BLOCK_PIXELS - 1, BLOCK_PIXELS, 3 * BLOCK_PIXELS, 3 * BLOCK_PIXELS + 5]
+
+
+@pytest.mark.parametrize("num_pixels", SIZES)
+@pytest.mark.parametrize("num_scores", [2, 15, 25, 300])
+def test_it_is_the_first_of_the_greatest(num_pixels: int, num_scores: int) -> None:
+    torch.manual_seed(0)
+    scores = torch.randint(-3, 3, (num_pixels, num_scores)).float()
+    if num_pixels:
+        scores[0] = -torch.inf
+        scores[-1] = torch.inf
+    expected = scores.argmax(dim=1)
+    assert torch.equal(argmax_of_rows(scores), expected)
+    assert torch.equal(argmax_of_columns(scores.T.contiguous()), expected)
+
+
+def test_part_of_a_wider_table_can_be_searched() -> None:
+    torch.manual_seed(0)
+    scores = torch.randn(3 * BLOCK_PIXELS + 5, 30)[:, 2:27]
+    assert torch.equal(argmax_of_rows(scores), scores.argmax(dim=1))
+    assert torch.equal(argmax_of_columns(scores.T), scores.argmax(dim=1))

@@ -5,11 +5,10 @@ import torch
 from torch.nn import functional as F
 
 from service.datatypes import Output
-from service.inference.embedding_maps import EmbeddingMaps
+from service.inference.embedding_maps import EmbeddingMaps, colour_vertices
 from service.inference.map_buffer import Chunk, MapBuffer
 from service.inference.regions import num_pixels
-from service.inference.vertex_colours import colour_vertices
-from service.network.predictors import HeadOutput
+from service.network.densepose_head import HeadOutput
 from tests.unit.kernel_device import DEVICE, NO_TRITON
 
 vertex_kernel = pytest.importorskip("service.inference.vertex_kernel", reason=NO_TRITON)

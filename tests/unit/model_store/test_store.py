@@ -133,6 +133,51 @@ def test_a_model_that_another_process_adds_is_seen(folder: Path, store: ModelSto
     assert store.find("mine").architecture == CATALOGUE["demo"].architecture
 
 
+def test_a_watched_folder_s_models_come_and_go_as_another_process_changes_it(
+    folder: Path, store: ModelStore, weights: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "WATCH_PERIOD_S", 0.01)
+    other = ModelStore(folder, CATALOGUE)
+    store.watch()
+    try:
+        other.add("mine", weights, "demo", SHAPES)
+        wait_until(lambda: "mine" in store.cards)
+        edit(folder / "mine" / "card.json", short_side=160)
+        wait_until(lambda: store.cards["mine"].short_side == 160)
+        other.remove("mine")
+        wait_until(lambda: "mine" not in store.cards)
+    finally:
+        store.close()
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+
+
+def test_a_known_model_is_found_without_a_look_at_the_disk(
+    store: ModelStore, weights: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store.add("mine", weights, "demo", SHAPES)
+    for owner, name in ((os, "stat"), (os, "scandir"), (os, "listdir"), (Path, "stat")):
+        monkeypatch.setattr(owner, name, None)
+    assert len(store.cards) == len(CATALOGUE) + 1
+    assert store.find("mine").id == store.find("MINE").id == "mine"
+    assert store.find("165712039") is CATALOGUE["R_50_FPN_s1x"]
+
+
+def test_an_unchanged_folder_is_not_read_again(
+    store: ModelStore, weights: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store.add("mine", weights, "demo", SHAPES)
+    monkeypatch.setattr(module, "read_own_cards", None)
+    cards = store.cards
+    store.refresh()
+    assert store.cards is cards
+
+
 def test_the_sides_are_those_given_and_else_the_resembled_model_s(store: ModelStore, weights: Path):
     assert store.add("a", weights, "demo", SHAPES, short_side=480).long_side == 533
     both = store.add("b", weights, "demo", SHAPES, short_side=640, long_side=1024)
@@ -344,6 +389,7 @@ def test_a_damaged_card_hides_its_own_model_only(
     store.add("good", weights, "demo", SHAPES)
     damage(folder / "bad" / "card.json")
     with caplog.at_level(logging.WARNING):
+        store.refresh()
         assert set(store.cards) == {*CATALOGUE, "good"}
     assert "own model bad is passed over" in caplog.text
     with pytest.raises(ModelNotAdded, match="taken"):
@@ -494,6 +540,7 @@ def test_a_pipe_or_a_flood_in_a_card_s_place_hides_its_own_model_only(
         (folder / name).mkdir()
     os.mkfifo(folder / "pipe" / "card.json")
     (folder / "flood" / "card.json").symlink_to("/dev/zero")
+    store.refresh()
     assert set(store.cards) == {*CATALOGUE, "good"}
     assert "own model pipe is passed over" in caplog.text
     assert "own model flood is passed over" in caplog.text

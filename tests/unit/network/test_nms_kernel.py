@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from service.network.boxes import suppress
+from service.network.faster_rcnn import suppress
 from tests.unit.kernel_device import DEVICE, NO_TRITON
 
 nms_kernel = pytest.importorskip("service.network.nms_kernel", reason=NO_TRITON)

@@ -1,8 +1,6 @@
 import torch
 
-from service.network.folding import fold_batch_norms
-from service.network.layers import FrozenBatchNorm2d
-from service.network.resnet import Bottleneck
+from service.network.backbone import Bottleneck, FrozenBatchNorm2d, fold_batch_norms
 
 
 def test_a_folded_block_computes_what_it_did_before() -> None:

@@ -1,24 +1,24 @@
-"""The models that are on the device, and the thread that brings them there and back."""
+"""The models that are served: what the store has of them, what is on the device, and who leaves."""
 
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from model_store.catalogue import ModelCard
-from model_store.errors import ModelStoreError
-from service.datatypes import Prediction, Sample
+from model_store.catalogue import ModelCard, find_model
+from model_store.errors import CheckpointUnavailable, ModelStoreError, UnknownModel
+from model_store.store import ModelStore
+from service.datatypes import ModelState, ModelStatus, Prediction, Sample
 from service.errors import Draining, ModelLoading, OutOfMemory, ServiceError, Unhealthy
-from service.inference.device_errors import as_service_error
-from service.inference.device_memory import Arrays, MemoryBudget
-from service.inference.model_source import LoadedModel, ModelSource, Place, Residence
 from service.inference.predictor import Predictor
-from service.inference.residency import Residency
-from service.metrics import Metrics
+from service.metrics import Memory, Metrics
+from service.residency.device import Arrays, ModelDevice, as_service_error
+from service.residency.eviction import Residency
 
 logger = logging.getLogger(__name__)
 
@@ -32,34 +32,42 @@ STAY_LOADS = 4.0
 MIN_STAY_S, MAX_STAY_S = 0.5, 7.5
 
 
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Which models are served, who may cause a download, and who never makes room for others."""
+
+    # By their names; None: all.
+    served: tuple[str, ...] | None = None
+    preload: tuple[str, ...] = ()
+    download: Literal["any", "preload", "never"] = "any"
+    max_stay_s: float = MAX_STAY_S
+
+
 class ResidentModels:
     """Has each model on the device when it is asked for, as far as the budget goes.
 
     A model that has to make room goes to host memory if there is room for a copy, else for good.
-    Loads and departures are one thread's, and downloads and conversions other threads'.
+    Loads and evictions are one thread's, and downloads and conversions other threads'.
     """
 
     def __init__(
-        self,
-        source: ModelSource,
-        budget: MemoryBudget,
-        metrics: Metrics,
-        *,
-        kept: Iterable[str] = (),
-        max_stay_s: float = MAX_STAY_S,
+        self, store: ModelStore, device: ModelDevice, policy: Policy, metrics: Metrics | None = None
     ) -> None:
-        """`kept` are the models that never make room for others."""
-        self._source = source
-        self._metrics = metrics
-        self._max_stay_s = max_stay_s
-        self._residency = Residency(budget.device_bytes, budget.host_bytes, kept)
+        """What happens to the models is told by `metrics`, if somebody looks at them."""
+        self._store = store
+        self._device = device
+        self._policy = policy
+        self._metrics = metrics or Metrics({})
+        budget = device.budget
+        self._residency = Residency(budget.device_bytes, budget.host_bytes, self._preloaded())
         self._fetchers = ThreadPoolExecutor(NUM_FETCHERS, thread_name_prefix="fetcher")
         # Guards all that follows: requests come from the event loop, batches from the device's
         # thread, and the loader changes what is there.
         self._changed = threading.Condition()
         self._waiting = deque[tuple[ModelCard, Future[None], Arrays | None]]()
         self._loads: dict[str, Future[None]] = {}
-        self._loaded: dict[str, tuple[ModelCard, LoadedModel]] = {}
+        # With the names of the arrays that are of no use.
+        self._loaded: dict[str, tuple[Predictor, tuple[str, ...]]] = {}
         # Those of which no copy is to stay.
         self._unloading = set[str]()
         self._copies: dict[str, Arrays] = {}
@@ -69,11 +77,56 @@ class ResidentModels:
         self._loader = threading.Thread(target=self._work, name="loader", daemon=True)
         self._loader.start()
 
-    @property
-    def used_bytes(self) -> int:
-        """What the models on the device take."""
+    def cards(self) -> Mapping[str, ModelCard]:
+        """All models that are served, by id."""
+        cards = self._store.cards
+        if self._policy.served is None:
+            return cards
+        return {card.id: card for card in (find_model(cards, n) for n in self._policy.served)}
+
+    def status_of(self, card: ModelCard) -> ModelStatus:
+        """Where a model is, and what it takes there."""
+        stored = self._store.state(card)
         with self._changed:
-            return self._residency.used_bytes
+            load, loaded = self._loads.get(card.id), self._loaded.get(card.id)
+            state: ModelState = stored.state
+            if load is not None and not load.done():
+                state = "loading"
+            elif loaded is not None:
+                state = "ready"
+            elif load is not None and load.exception() is not None:
+                state = "failed"
+            elif card.id in self._copies:
+                state = "host"
+            if stored.state == "downloading" and state != "ready":
+                state = "downloading"
+            return ModelStatus(
+                state,
+                stored.num_bytes,
+                bytes_on_host=self._residency.bytes_on_host(card.id),
+                bytes_on_device=self._residency.bytes_on_device(card.id),
+                unused_arrays=None if loaded is None else loaded[1],
+            )
+
+    def memory(self) -> Memory:
+        """Where all of them are, and what they take there."""
+        statuses = {card.id: self.status_of(card) for card in self.cards().values()}
+        with self._changed:
+            used_bytes = self._residency.used_bytes
+        budget = self._device.budget
+        return Memory(
+            {model_id: status.state for model_id, status in statuses.items()},
+            {
+                (model_id, place): num_bytes or 0
+                for model_id, status in statuses.items()
+                for place, num_bytes in (
+                    ("disk", status.bytes_on_disk),
+                    ("host", status.bytes_on_host),
+                    ("device", status.bytes_on_device),
+                )
+            },
+            {"used": used_bytes, "budget": budget.device_bytes, "total": budget.total_bytes},
+        )
 
     def request(self, card: ModelCard) -> Future[None]:
         """Done when the model is on the device; a load that failed is tried again."""
@@ -85,26 +138,6 @@ class ResidentModels:
                 load.set_running_or_notify_cancel()
                 self._begin(card, load)
         return load
-
-    def residence(self, model_id: str) -> Residence:
-        """Where the model is."""
-        with self._changed:
-            load, loaded = self._loads.get(model_id), self._loaded.get(model_id)
-            place: Place | None = None
-            if load is not None and not load.done():
-                place = "loading"
-            elif loaded is not None:
-                place = "ready"
-            elif load is not None and load.exception() is not None:
-                place = "failed"
-            elif model_id in self._copies:
-                place = "host"
-            return Residence(
-                place,
-                self._residency.bytes_on_device(model_id),
-                self._residency.bytes_on_host(model_id),
-                None if loaded is None else loaded[1].unused_arrays,
-            )
 
     def lease(self, model_id: str) -> AbstractContextManager[object] | None:
         """Keeps the model on the device for the length of a block; None where it is not there."""
@@ -145,48 +178,43 @@ class ResidentModels:
         self._compute(model_id, lambda predictor: predictor.warm_up())
 
     def close(self) -> None:
-        """Wait for what is under way, and start nothing else."""
+        """Ends downloads and conversions, waits for a load under way, and starts nothing else."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
+        self._store.close()
         self._fetchers.shutdown(cancel_futures=True)
         self._loader.join()
 
     def _compute(self, model_id: str, compute: Callable[[Predictor], T]) -> T:
-        with self._using(model_id) as predictor:
-            try:
-                return compute(predictor)
-            except Exception as error:
-                failure = as_service_error(error)
-                if failure is None:
-                    raise
-                logger.warning(
-                    "device error", extra={"fields": {"model": model_id, "reason": repr(error)}}
-                )
-        # Outside of the handler, where the error would keep the failed run's arrays alive.
-        if isinstance(failure, OutOfMemory):
-            self._free_recordings()
-            self._source.give_back()
-        raise failure
-
-    def _free_recordings(self) -> None:
-        """Gives up all models' recordings: batches come first, whosoever they are."""
-        with self._changed:
-            predictors = [loaded.predictor for _, loaded in self._loaded.values()]
-        for predictor in predictors:
-            predictor.free_recordings()
-
-    @contextmanager
-    def _using(self, model_id: str) -> Iterator[Predictor]:
         with self._changed:
             if model_id not in self._loaded:
                 raise ModelLoading(f"{model_id} was unloaded: try again in a moment.")
             self._residency.extend(model_id, time.monotonic())
-            predictor = self._loaded[model_id][1].predictor
+            predictor, _ = self._loaded[model_id]
         try:
-            yield predictor
+            return compute(predictor)
+        except Exception as error:
+            failure = as_service_error(error)
+            if failure is None:
+                raise
+            logger.warning(
+                "device error", extra={"fields": {"model": model_id, "reason": repr(error)}}
+            )
         finally:
             self._release(model_id)
+        # Outside of the handler, where the error would keep the failed run's arrays alive.
+        if isinstance(failure, OutOfMemory):
+            self._free_graphs()
+            self._device.give_back_memory()
+        raise failure
+
+    def _free_graphs(self) -> None:
+        """Gives up all models' captured graphs: batches come first, whosoever they are."""
+        with self._changed:
+            predictors = [predictor for predictor, _ in self._loaded.values()]
+        for predictor in predictors:
+            predictor.free_graphs()
 
     def _release(self, model_id: str) -> None:
         with self._changed:
@@ -196,7 +224,7 @@ class ResidentModels:
     def _begin(self, card: ModelCard, load: Future[None]) -> None:
         if self._is_closing:
             load.set_exception(_shutting_down())
-        elif card.id in self._loaded or card.id in self._copies or self._source.is_at_hand(card):
+        elif card.id in self._loaded or card.id in self._copies or self._store.is_converted(card):
             self._enqueue(card, load)
         else:
             self._fetchers.submit(self._fetch, card, load).add_done_callback(
@@ -206,17 +234,46 @@ class ResidentModels:
             )
 
     def _fetch(self, card: ModelCard, load: Future[None]) -> None:
+        """Has a model converted where it is not, and downloaded where the operator lets it."""
         with _ending(load):
-            arrays = self._source.fetch(card)
+            if self._store.state(card).state != "stored":
+                self._download(card)
+            arrays = self._read(card)
             with self._changed:
                 self._enqueue(card, load, arrays)
+
+    def _download(self, card: ModelCard) -> None:
+        download = self._policy.download
+        if download == "never" or (download == "preload" and card.id not in self._preloaded()):
+            raise CheckpointUnavailable(
+                f"{card.id} is not in the model store, and requests may not download here: ask "
+                f"the operator for `densepose models pull {card.id}`"
+            )
+        self._store.pull(card, self._stop_when_closing)
+
+    def _read(self, card: ModelCard) -> Arrays:
+        return self._store.load_arrays(card, self._stop_when_closing)
+
+    def _stop_when_closing(self, _num_bytes: int, _total: int | None) -> None:
+        if self._is_closing:
+            raise _shutting_down()
+
+    def _preloaded(self) -> set[str]:
+        """Those that are loaded before the service is ready, and stay."""
+        cards = self._store.cards
+        preloaded = set()
+        for name in self._policy.preload:
+            # One that is not there is complained of when it is to be loaded.
+            with suppress(UnknownModel):
+                preloaded.add(find_model(cards, name).id)
+        return preloaded
 
     def _enqueue(self, card: ModelCard, load: Future[None], arrays: Arrays | None = None) -> None:
         self._waiting.append((card, load, arrays))
         self._changed.notify_all()
 
     def _work(self) -> None:
-        """Loads in the order of their requests; has leave whoever is to, in between."""
+        """Loads in the order of their requests; evicts whoever is to leave, in between."""
         while True:
             with self._changed:
                 while not (departing := self._residency.departing()) and not self._waiting:
@@ -224,7 +281,8 @@ class ResidentModels:
                         return
                     self._changed.wait()
                 request = None if departing else self._waiting.popleft()
-            self._see_off(departing)
+            for model_id in departing:
+                self._evict(model_id)
             if request is not None:
                 card, load, arrays = request
                 with _ending(load):
@@ -245,22 +303,22 @@ class ResidentModels:
         read_s = 0.0
         if arrays is None:
             begun_s = time.monotonic()
-            arrays = self._source.read(card)
+            arrays = self._read(card)
             read_s = time.monotonic() - begun_s
-        self._make_room(card.id, self._source.count_bytes(arrays) if size is None else size)
+        self._make_room(card.id, self._device.count_bytes(arrays) if size is None else size)
         begun_s = time.monotonic()
         try:
-            loaded = self._build(card, arrays)
+            predictor, unused_arrays = self._build(card, arrays)
         except BaseException:
             with self._changed:
                 self._residency.left(card.id)
             raise
         load_s = time.monotonic() - begun_s + read_s
-        stay_s = min(max(STAY_LOADS * load_s, MIN_STAY_S), self._max_stay_s)
+        stay_s = min(max(STAY_LOADS * load_s, MIN_STAY_S), self._policy.max_stay_s)
         with self._changed:
-            self._loaded[card.id] = (card, loaded)
-            self._sizes[card.id] = loaded.num_bytes
-            self._residency.arrived(card.id, loaded.num_bytes, time.monotonic(), stay_s=stay_s)
+            self._loaded[card.id] = (predictor, unused_arrays)
+            self._sizes[card.id] = predictor.num_bytes
+            self._residency.arrived(card.id, predictor.num_bytes, time.monotonic(), stay_s=stay_s)
             if card.id in self._copies:
                 self._residency.use_copy(card.id)
         self._metrics.model_loads.labels(card.id, tier).inc()
@@ -272,24 +330,24 @@ class ResidentModels:
                     "model": card.id,
                     "from": tier,
                     "seconds": round(load_s, 3),
-                    "bytes": loaded.num_bytes,
-                    "unused_arrays": sorted(loaded.unused_arrays),
+                    "bytes": predictor.num_bytes,
+                    "unused_arrays": sorted(unused_arrays),
                 }
             },
         )
 
-    def _build(self, card: ModelCard, arrays: Arrays) -> LoadedModel:
+    def _build(self, card: ModelCard, arrays: Arrays) -> tuple[Predictor, tuple[str, ...]]:
         """The model on the device; tried once more when what can be is free again."""
         for is_last in (False, True):
             try:
-                return self._source.build(card, arrays)
+                return self._device.load(card, arrays)
             except Exception as error:
                 failure = as_service_error(error)
                 if failure is None:
                     raise
             if is_last or not isinstance(failure, OutOfMemory):
                 raise failure
-            self._source.give_back()
+            self._device.give_back_memory()
         raise AssertionError
 
     def _make_room(self, model_id: str, num_bytes: int) -> None:
@@ -308,11 +366,8 @@ class ResidentModels:
                     if self._is_closing:
                         raise _shutting_down()
                     self._changed.wait(min(wait_s, threading.TIMEOUT_MAX))
-            self._see_off(departing)
-
-    def _see_off(self, model_ids: Iterable[str]) -> None:
-        for model_id in model_ids:
-            self._evict(model_id)
+            for name in departing:
+                self._evict(name)
 
     def _evict(self, model_id: str) -> None:
         """Frees what a model takes on the device, unless it is in use again."""
@@ -320,7 +375,7 @@ class ResidentModels:
             if model_id not in self._residency.departing():
                 return
             has_copy = model_id in self._copies
-            card = None if model_id in self._unloading else self._loaded[model_id][0]
+            card = None if model_id in self._unloading else self._loaded[model_id][0].card
         if card is not None and not has_copy:
             has_copy = self._keep_copy(card)
         with self._changed:
@@ -331,7 +386,7 @@ class ResidentModels:
             if self._loads[model_id].done():
                 del self._loads[model_id]
         # Before the place counts as free.
-        self._source.give_back()
+        self._device.give_back_memory()
         with self._changed:
             self._residency.left(model_id)
         self._count_eviction(model_id, "host" if has_copy else "disk")
@@ -339,14 +394,14 @@ class ResidentModels:
     def _keep_copy(self, card: ModelCard) -> bool:
         """Copies the model into host memory, where others' copies may have to go for it."""
         # What would have to be converted again is not worth the loader's time.
-        if not (self._residency.has_copies and self._source.is_at_hand(card)):
+        if not (self._residency.has_room_for_copy() and self._store.is_converted(card)):
             return False
         try:
-            arrays = self._source.read(card)
+            arrays = self._read(card)
             num_bytes = sum(array.nbytes for array in arrays.values())
             if not self._residency.has_room_for_copy(num_bytes):
                 return False
-            copy = self._source.copy(arrays)
+            copy = self._device.copy(arrays)
         except (ModelStoreError, RuntimeError) as error:
             logger.warning(
                 "no copy is kept", extra={"fields": {"model": card.id, "reason": repr(error)}}

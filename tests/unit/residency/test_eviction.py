@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from service.errors import OutOfMemory
-from service.inference.residency import Residency
+from service.residency.eviction import Residency
 
 
 @dataclass
@@ -200,7 +200,7 @@ def test_a_model_that_is_asked_for_before_it_has_gone_stays() -> None:
 
 def test_copies_on_the_host_have_a_budget_of_their_own_and_the_last_used_stay() -> None:
     residency = Residency(1, 10)
-    assert residency.has_copies
+    assert residency.has_room_for_copy()
     assert not residency.has_room_for_copy(11)
     assert residency.keep_copy("a", 4) == []
     assert residency.keep_copy("b", 4) == []
@@ -208,7 +208,7 @@ def test_copies_on_the_host_have_a_budget_of_their_own_and_the_last_used_stay() 
     assert residency.keep_copy("c", 6) == ["b"]
     assert (residency.bytes_on_host("a"), residency.bytes_on_host("b")) == (4, None)
     assert residency.keep_copy("d", 10) == ["a", "c"]
-    assert not Residency(1, 0).has_copies
+    assert not Residency(1, 0).has_room_for_copy()
 
 
 MODELS = st.sampled_from("abcdefg")

@@ -2,7 +2,7 @@ import torch
 from torch.nn import functional as F
 
 from model_store.catalogue import Architecture
-from service.network.predictors import ChartPredictor, EmbeddingPredictor
+from service.network.densepose_head import ChartPredictor, Embedder, EmbeddingPredictor
 
 
 def test_only_the_named_fields_are_given() -> None:
@@ -44,3 +44,15 @@ def test_what_came_in_half_precision_is_computed_in_float32() -> None:
     assert raw.values_RCSS.dtype == torch.float32
     assert raw["embedding"].shape == (1, 16, 28, 28)
     assert torch.equal(raw.values_RCSS, exact.values_RCSS)
+
+
+def test_vertex_embeddings_have_length_one_and_an_empty_one_is_no_division_by_zero() -> None:
+    embedder = Embedder({"cat_3": 3, "dog_2": 2}, feature_dim=4, embed_size=5)
+    with torch.no_grad():
+        embedder.embedder_cat_3.features[:2] = torch.randn(2, 4)
+        embedder.embedder_cat_3.embeddings.normal_()
+        vertices = embedder()
+    assert set(vertices) == {"cat_3", "dog_2"}
+    lengths = vertices["cat_3"].norm(dim=1)
+    torch.testing.assert_close(lengths, torch.tensor([1.0, 1.0, 0.0]))
+    assert torch.equal(vertices["dog_2"], torch.zeros(2, 5))

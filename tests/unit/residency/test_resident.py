@@ -13,12 +13,13 @@ import torch
 
 from model_store.catalogue import ModelCard, load_catalogue
 from model_store.errors import CheckpointUnavailable
+from model_store.store import StoredState
+from service.datatypes import ModelStatus
 from service.errors import DeviceFailed, Draining, ModelLoading, OutOfMemory, Unhealthy
-from service.inference import resident
-from service.inference.device_memory import MemoryBudget
-from service.inference.model_source import LoadedModel, ModelSource
-from service.inference.resident import ResidentModels
 from service.metrics import Metrics
+from service.residency import resident
+from service.residency.device import MemoryBudget
+from service.residency.resident import Policy, ResidentModels
 
 DEMO = load_catalogue()["demo"]
 TIMEOUT_S = 20
@@ -31,9 +32,9 @@ def card_of(name: str) -> ModelCard:
 class Predictor:
     """In the place of the real one; knows whether it is still there."""
 
-    num_alive = 0
-
-    def __init__(self, source: "Source") -> None:
+    def __init__(self, card: ModelCard, num_bytes: int, source: "Source") -> None:
+        self.card = card
+        self.num_bytes = num_bytes
         self.source = source
         self.source.num_alive += 1
 
@@ -45,8 +46,8 @@ class Predictor:
         if self.source.errors:
             raise self.source.errors.pop(0)
 
-    def free_recordings(self) -> None:
-        self.source.device_calls.append(f"free recordings on {threading.current_thread().name}")
+    def free_graphs(self) -> None:
+        self.source.device_calls.append(f"free graphs on {threading.current_thread().name}")
 
     def predict_batch(self, samples: Any) -> Any:
         if isinstance(samples, Exception):
@@ -58,8 +59,9 @@ class Predictor:
 
 @dataclass
 class Source:
-    """A disk, and a device, that note what is asked of them; each array has one value."""
+    """A store and a device that note what is asked of them; each array has one value."""
 
+    budget: MemoryBudget
     sizes: dict[str, int] = field(default_factory=dict)
     builds: list[str] = field(default_factory=list)
     reads: list[str] = field(default_factory=list)
@@ -79,40 +81,44 @@ class Source:
         self.may_build.set()
         self.may_fetch.set()
 
-    def fetch(self, card: ModelCard) -> dict[str, Any]:
+    @property
+    def cards(self) -> dict[str, ModelCard]:
+        return {name: card_of(name) for name in "abcd"}
+
+    def state(self, card: ModelCard) -> StoredState:
+        return StoredState("absent" if card.id in self.absent else "stored", 0)
+
+    def is_converted(self, card: ModelCard) -> bool:
+        return card.id not in self.absent
+
+    def pull(self, card: ModelCard, progress: Any) -> None:
         assert self.may_fetch.wait(TIMEOUT_S)
         self.fetched.append(card.id)
-        return self.read(card)
 
-    def read(self, card: ModelCard) -> dict[str, Any]:
+    def load_arrays(self, card: ModelCard, progress: Any) -> dict[str, Any]:
         if card.id in self.unreadable:
             raise CheckpointUnavailable("gone")
         self.reads.append(card.id)
         return {"weight": np.zeros(self.sizes.get(card.id, 1), np.float32)}
 
-    def build(self, card: ModelCard, arrays: Any) -> LoadedModel:
+    def load(self, card: ModelCard, arrays: Any) -> tuple[Predictor, tuple[str, ...]]:
         assert self.may_build.wait(TIMEOUT_S)
         self.builds.append(card.id)
         if self.errors:
             raise self.errors.pop(0)
-        predictor: Any = Predictor(self)
+        predictor = Predictor(card, len(arrays["weight"]), self)
         self.most_alive = max(self.most_alive, self.num_alive)
-        return LoadedModel(predictor, ("pixel_mean",), len(arrays["weight"]))
+        return predictor, ("pixel_mean",)
 
-    def give_back(self) -> None:
+    def count_bytes(self, arrays: Any) -> int:
+        return len(arrays["weight"])
+
+    def copy(self, arrays: Any) -> Any:
+        return dict(arrays)
+
+    def give_back_memory(self) -> None:
         self.num_given_back += 1
         self.device_calls.append("give back")
-
-    def source(self) -> ModelSource:
-        return ModelSource(
-            is_at_hand=lambda card: card.id not in self.absent,
-            fetch=self.fetch,
-            read=self.read,
-            copy=dict,
-            build=self.build,
-            count_bytes=lambda arrays: len(arrays["weight"]),
-            give_back=self.give_back,
-        )
 
 
 @dataclass
@@ -127,7 +133,15 @@ class Scene:
         self.models.request(card_of(name)).result(TIMEOUT_S)
 
     def place(self, name: str) -> str | None:
-        return self.models.residence(name).place
+        """Where it is in memory, if anywhere."""
+        state = self.status(name).state
+        return None if state in {"stored", "absent"} else state
+
+    def status(self, name: str) -> ModelStatus:
+        return self.models.status_of(card_of(name))
+
+    def used_bytes(self) -> int:
+        return self.models.memory().device_bytes["used"]
 
     def is_leaving(self, name: str) -> bool:
         lease = self.models.lease(name)
@@ -148,11 +162,9 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Scene]]:
     def build(
         budget: int = 100, host: int = 0, kept: str = "", max_stay_s: float = 0.0, **source: Any
     ) -> Scene:
-        surroundings, metrics = Source(**source), Metrics({"version": "test"})
-        memory = MemoryBudget(budget, host, 1000)
-        models = ResidentModels(
-            surroundings.source(), memory, metrics, kept=kept, max_stay_s=max_stay_s
-        )
+        surroundings: Any = Source(MemoryBudget(budget, host, 1000), **source)
+        metrics, policy = Metrics({}), Policy(preload=tuple(kept), max_stay_s=max_stay_s)
+        models = ResidentModels(surroundings, surroundings, policy, metrics)
         scenes.append(Scene(models, surroundings, metrics))
         return scenes[-1]
 
@@ -184,7 +196,7 @@ def test_a_model_is_loaded_once_however_many_ask(make: Make) -> None:
     for load in loads.values():
         load.result(TIMEOUT_S)
     assert sorted(scene.source.builds) == ["a", "b"]
-    assert scene.models.residence("a").unused_arrays == ("pixel_mean",)
+    assert scene.status("a").unused_arrays == ("pixel_mean",)
 
 
 def test_a_load_that_failed_is_tried_again_at_the_next_request(make: Make) -> None:
@@ -197,7 +209,7 @@ def test_a_load_that_failed_is_tried_again_at_the_next_request(make: Make) -> No
     scene.load("a")
     assert scene.place("a") == "ready"
     assert scene.source.builds == ["a", "a"]
-    assert scene.models.used_bytes == 1
+    assert scene.used_bytes() == 1
 
 
 def test_a_load_that_dies_ends_nobody_else_s(make: Make) -> None:
@@ -235,7 +247,7 @@ def test_a_model_makes_room_for_another_and_its_memory_is_free_by_then(make: Mak
     for name in "abcabcdabcd":
         scene.load(name)
     assert scene.source.most_alive == scene.source.num_alive == 3
-    assert scene.models.used_bytes == 3
+    assert scene.used_bytes() == 3
     evictions = sum(
         scene.value("densepose_model_evictions_total", model=name, to="disk") for name in "abcd"
     )
@@ -314,8 +326,8 @@ def test_a_model_leaves_for_host_memory_and_comes_back_from_there(make: Make) ->
     scene = make(1, host=100)
     scene.load("a")
     scene.load("b")
-    residence = scene.models.residence("a")
-    assert (residence.place, residence.bytes_on_device, residence.bytes_on_host) == (
+    residence = scene.status("a")
+    assert (residence.state, residence.bytes_on_device, residence.bytes_on_host) == (
         "host",
         None,
         4,
@@ -326,7 +338,7 @@ def test_a_model_leaves_for_host_memory_and_comes_back_from_there(make: Make) ->
     assert scene.value("densepose_model_evictions_total", model="a", to="host") == 1
     # The other's copy was made then, and its own is there still.
     assert scene.source.reads[num_reads:] == ["b"]
-    assert scene.models.residence("a").bytes_on_host == 4
+    assert scene.status("a").bytes_on_host == 4
 
 
 def test_copies_leave_the_host_when_its_budget_is_used_up(make: Make) -> None:
@@ -367,7 +379,7 @@ def test_a_load_that_runs_out_of_memory_is_tried_once_more(make: Make) -> None:
     scene.source.errors += [MemoryError(), MemoryError()]
     with pytest.raises(OutOfMemory):
         scene.load("b")
-    assert scene.models.used_bytes == 1
+    assert scene.used_bytes() == 1
 
 
 def test_a_device_that_is_lost_in_a_load_is_said_to_be(make: Make) -> None:
@@ -387,7 +399,7 @@ def test_a_batch_that_does_not_fit_frees_what_can_be_and_is_an_error_of_ours(mak
         scene.models.predict("a", ZeroDivisionError())  # type: ignore[arg-type]
 
 
-def test_recordings_of_all_models_go_before_memory_is_given_back_where_the_device_is_used(
+def test_the_graphs_of_all_models_go_before_memory_is_given_back_where_the_device_is_used(
     make: Make,
 ) -> None:
     scene = make()
@@ -398,7 +410,7 @@ def test_recordings_of_all_models_go_before_memory_is_given_back_where_the_devic
         pytest.raises(OutOfMemory),
     ):
         device.submit(scene.models.predict, "a", torch.OutOfMemoryError()).result(TIMEOUT_S)  # type: ignore[arg-type]
-    freed = "free recordings on device_0"
+    freed = "free graphs on device_0"
     assert scene.source.device_calls == [freed, freed, "give back"]
 
 
@@ -414,7 +426,7 @@ def test_a_model_warms_up_once_it_is_loaded_and_may_run_out_of_memory(make: Make
     assert [call.partition(" on ")[0] for call in scene.source.device_calls] == [
         "warm up",
         "warm up",
-        "free recordings",
+        "free graphs",
         "give back",
     ]
 

@@ -1,4 +1,4 @@
-"""Which models may be on the device: who stays, and who goes so that another can come.
+"""Which models may be on the device: LRU eviction, with leases and least times to stay.
 
 It has no thread, no tensor and no clock: it is told the time, in seconds of the monotonic clock.
 """
@@ -149,12 +149,7 @@ class Residency:
         """The model is off the device, or did not get there."""
         del self._residents[model_id]
 
-    @property
-    def has_copies(self) -> bool:
-        """Whether copies are kept in host memory at all."""
-        return self._host_bytes > 0
-
-    def has_room_for_copy(self, num_bytes: int) -> bool:
+    def has_room_for_copy(self, num_bytes: int = 1) -> bool:
         """Whether a copy of that size could be kept at all."""
         return num_bytes <= self._host_bytes
 
