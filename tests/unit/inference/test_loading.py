@@ -4,24 +4,10 @@ import torch
 
 from model_store.catalogue import load_catalogue
 from model_store.errors import CheckpointRejected
-from service.errors import DeviceUnavailable
-from service.inference.devices import find_device
 from service.inference.loading import build_predictor, parameter_shapes, served_configuration
 
 CATALOGUE = load_catalogue()
 DEMO = CATALOGUE["demo"]
-
-
-def test_a_device_that_is_not_there_is_named() -> None:
-    with pytest.raises(DeviceUnavailable, match="cuda:99"):
-        find_device("cuda:99")
-
-
-def test_the_cpu_is_always_there_and_float32_is_exact() -> None:
-    assert find_device("cpu") == torch.device("cpu")
-    assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert not torch.backends.cuda.matmul.allow_tf32
-    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_arrays_without_use_are_passed_over_and_named() -> None:
