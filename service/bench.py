@@ -35,9 +35,10 @@ class Report:
             milliseconds = [1000 * seconds for seconds in self.stage_seconds[stage]]
             median, p95 = statistics.median(milliseconds), _percentile(milliseconds, 0.95)
             rows.append(f"{stage:12} {median:>10.1f} {p95:>10.1f}")
-        rate = self.num_images / self.elapsed_s
-        mean = self.num_instances / self.num_images
-        rows.append(f"{rate:.2f} images per second, {mean:.1f} instances per image")
+        rows.append(
+            f"{self.num_images / self.elapsed_s:.2f} images per second, "
+            f"{self.num_instances / self.num_images:.1f} instances per image"
+        )
         return "\n".join(rows)
 
 
