@@ -164,22 +164,17 @@ def find_model(cards: Mapping[str, ModelCard], name: str) -> ModelCard:
 
 
 def _read_card(row: dict[str, Any], zoo_url: str) -> ModelCard:
-    path = row.pop("path", None)
-    if path is not None:
-        row |= _read_zoo_path(path) | {"url": zoo_url.rstrip("/") + "/" + path}
+    if path := row.pop("path", None):
+        row["url"] = zoo_url.rstrip("/") + "/" + path
+        *folders, file = path.rsplit("/", 2)
+        # A file of DensePose 1 lies in no folder, and is named for its configuration.
+        row["aliases"] = tuple(folders) or (file.removesuffix(".pkl"),)
+        if folders:
+            row["md5_prefix"] = file.removeprefix("model_final_").removesuffix(".pkl")
     row["architecture"] = _read_architecture(row.get("architecture", {}))
     if "class_names" in row:
         row["class_names"] = tuple(row["class_names"])
     return ModelCard(**row)
-
-
-def _read_zoo_path(path: str) -> dict[str, Any]:
-    match path.rsplit("/", 2):
-        case [configuration, number, file]:
-            digits = file.removeprefix("model_final_").removesuffix(".pkl")
-            return {"aliases": (configuration, number), "md5_prefix": digits}
-        case _:  # the Caffe2 rows: a file, named for its configuration
-            return {"aliases": (path.removesuffix(".pkl"),)}
 
 
 def _read_architecture(table: dict[str, Any]) -> Architecture:

@@ -7,6 +7,7 @@ again. Damage that leaves both alone is found by `densepose models verify`.
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 
 from model_store.catalogue import ModelCard
 from model_store.convert import convert, read_apart
-from model_store.download import count_bytes, discard
+from model_store.download import DownloadFailed, Progress, Source, count_bytes, discard, download
 from model_store.errors import CheckpointRejected, CheckpointUnavailable
 from model_store.plain_files import count_plain_bytes, read_text, write_text
 from model_store.safetensors_file import map_arrays
+
+_logger = logging.getLogger(__name__)
 
 # Counted up when the same checkpoint is converted to other arrays than before.
 CONVERTER = "1"
@@ -63,6 +66,7 @@ class ModelFiles:
         self._record = checkpoint.with_name(f"{checkpoint.name}.json")
         self._converted = checkpoint.with_name(f"{checkpoint.name}.safetensors")
         self._unfinished = checkpoint.with_name(f"{checkpoint.name}.safetensors.part")
+        self._by_hand = f"put {checkpoint.name} into its folder {card.id}"
 
     def count_bytes(self) -> int:
         """What the checkpoint and the converted file take on the disk."""
@@ -91,6 +95,56 @@ class ModelFiles:
         except (OSError, ValueError):
             return None
         return arrays if metadata == _metadata(record.checkpoint) else None
+
+    def fetch(self, progress: Progress, *, is_offline: bool) -> None:
+        """Have the right checkpoint in its folder: the one that is there, else the zoo's.
+
+        Raises:
+            CheckpointUnavailable: it could not be had.
+            CheckpointRejected: what is there, or what came, is not this model's checkpoint.
+            OSError: the folder cannot be written.
+        """
+        card = self.card
+        may_download = card.url is not None and not is_offline
+        if self.checkpoint.is_file():
+            try:
+                self.verify()
+            except CheckpointRejected as error:
+                if not may_download:
+                    raise
+                _logger.warning("%s; it is fetched again", error)
+            else:
+                return
+        if card.url is None or is_offline:
+            raise self.absence(is_offline=is_offline)
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        source = Source(card.url, card.num_bytes, has_sha256=card.sha256 is not None)
+        try:
+            download(source, self.partial, progress)
+        except DownloadFailed as error:
+            raise CheckpointUnavailable(
+                f"{card.id} could not be had from {card.source}: {error}; "
+                f"{self._by_hand} of the model store"
+            ) from error
+        self.install()
+
+    def absence(self, *, is_offline: bool) -> CheckpointUnavailable:
+        """The error that a checkpoint is not there, and what to do."""
+        card = self.card
+        if card.url is None:
+            return CheckpointUnavailable(
+                f"the file of {card.id} is gone from the model store: remove the model with "
+                "`densepose models remove`, and add it again with `densepose models add`"
+            )
+        remedy = (
+            "the network is not to be touched (DENSEPOSE_OFFLINE)"
+            if is_offline
+            else f"fetch it with `densepose models pull {card.id}`"
+        )
+        return CheckpointUnavailable(
+            f"{card.id} is not in the model store: {remedy}; {self._by_hand} ({card.source}), or "
+            "add weights of your own with `densepose models add`"
+        )
 
     def verify(self, path: Path | None = None) -> Digest:
         """The digest of the checkpoint, or of a file that is to take its place.

@@ -103,7 +103,8 @@ def refuse_link(path: Path) -> None:
         OSError: it is a symbolic link.
     """
     if path.is_symlink():
-        raise _link_error(path)
+        reason = f"{path.name} is a symbolic link, and nothing is written through one: delete it"
+        raise OSError(errno.ELOOP, reason)
 
 
 def _open(path: Path, flags: int) -> int:
@@ -128,8 +129,3 @@ def _open_at_once(path: str, flags: int) -> int:
 
 def _is_plain(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
-
-
-def _link_error(path: Path) -> OSError:
-    reason = f"{path.name} is a symbolic link, and nothing is written through one: delete it"
-    return OSError(errno.ELOOP, reason)

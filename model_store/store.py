@@ -23,7 +23,6 @@ from model_store.checkpoint import check_configuration, read_checkpoint, select_
 from model_store.convert import read_apart, time_limit_s
 from model_store.download import Progress, count_bytes
 from model_store.errors import CheckpointUnavailable, ModelNotAdded
-from model_store.fetching import absence, fetch
 from model_store.locking import is_locked, locked
 from model_store.model_files import Digest, ModelFiles, sync
 from model_store.own_models import (
@@ -150,7 +149,7 @@ class ModelStore:
         if arrays := files.map_arrays():
             return arrays
         if not files.checkpoint.is_file():
-            raise absence(files, is_offline=self._is_offline)
+            raise files.absence(is_offline=self._is_offline)
         num_bytes = count_bytes(files.checkpoint)
 
         def report() -> None:
@@ -181,7 +180,7 @@ class ModelStore:
             progress(files.count_bytes_at_work()[0], None)
 
         with _writing(), self._locked_model(files, report_others) as lock:
-            fetch(files, progress, is_offline=self._is_offline)
+            files.fetch(progress, is_offline=self._is_offline)
             num_bytes = count_bytes(files.checkpoint)
             files.convert(lock, lambda: progress(num_bytes, num_bytes))
 
@@ -196,7 +195,7 @@ class ModelStore:
         """
         files = self._files(card)
         if not files.checkpoint.is_file():
-            raise absence(files, is_offline=self._is_offline)
+            raise files.absence(is_offline=self._is_offline)
         digest = files.verify()
         if card.file is None and not files.is_converted_intact():
             with _writing(), self._locked_model(files) as lock:

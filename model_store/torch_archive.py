@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from io import BufferedIOBase, BytesIO
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +44,31 @@ _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _OLD_NUMBERS = (0x1950A86A20F9469CFC6C, 1001)
 
 
+class _Entries:
+    """The bytes of an archive's storages by key, each read when it is first asked for."""
+
+    def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
+        self._archive = archive
+        self._folder = folder
+        self._read: dict[str, bytearray] = {}
+
+    def __getitem__(self, key: str) -> bytearray:
+        if key not in self._read:
+            self._read[key] = bytearray(self._archive.read(f"{self._folder}/data/{key}"))
+        return self._read[key]
+
+
+_Storages: TypeAlias = _Entries | dict[str, bytearray]
+
+
 @dataclass(frozen=True, slots=True)
 class _Storage:
-    """Bytes of which tensors are made; `load` has them, once the file was read so far."""
+    """Bytes of which tensors are made, among those of the file, once that was read so far."""
 
     kind: str
     num_elements: int
-    load: Callable[[], bytearray]
+    key: str
+    storages: _Storages
 
 
 def read_archive(file: BufferedIOBase, num_bytes: int) -> object:
@@ -78,15 +96,8 @@ def read_archive(file: BufferedIOBase, num_bytes: int) -> object:
     if byte_order in names and archive.read(byte_order) != b"little":
         raise CheckpointRejected("holds big-endian numbers")
     pickled = archive.read(pickles[0])
-    storages: dict[str, bytearray] = {}
-
-    def load(key: str) -> bytearray:
-        if key not in storages:
-            storages[key] = bytearray(archive.read(f"{folder}/data/{key}"))
-        return storages[key]
-
     budget = Budget(2 * max(num_bytes, total))
-    find = partial(_find_storage, load)
+    find = partial(_find_storage, _Entries(archive, folder))
     return Unpickler(BytesIO(pickled), len(pickled), _find_globals(budget), budget, find).load()
 
 
@@ -119,14 +130,11 @@ def _read_old_archive(
     used: dict[str, _Storage] = {}
     storages: dict[str, bytearray] = {}
 
-    def load(key: str) -> bytearray:
-        return storages[key]
-
     def find(persistent_id: object) -> _Storage:
         # A view of another storage has five values more, and has not been written since 2017.
         if not (isinstance(persistent_id, tuple) and persistent_id[5:] == (None,)):
             raise CheckpointRejected("refers to a storage in a way that torch no longer does")
-        storage = _find_storage(load, persistent_id[:5])
+        storage = _find_storage(storages, persistent_id[:5])
         used.setdefault(persistent_id[2], storage)
         return storage
 
@@ -163,15 +171,15 @@ def _read_old_archive(
     return content
 
 
-def _find_storage(load: Callable[[str], bytearray], persistent_id: object) -> _Storage:
+def _find_storage(storages: _Storages, persistent_id: object) -> _Storage:
     """The storage that a pickle refers to by kind, dtype, key, device and length."""
     match persistent_id:
         case ("storage", Global() as kind, str(key), str(), int(num_elements)) if (
             kind.name in _STORAGE_DTYPES and num_elements >= 0
         ):
-            return _Storage(kind.name, num_elements, partial(load, key))
+            return _Storage(kind.name, num_elements, key, storages)
         case ("storage", _, str(), str(), int()):
-            return _Storage("of another kind", 0, bytearray)
+            return _Storage("of another kind", 0, "", storages)
     raise CheckpointRejected("refers to something that is not a storage of numbers")
 
 
@@ -216,7 +224,7 @@ def _make_tensor(
     dtype = _STORAGE_DTYPES.get(storage.kind)
     if dtype is None or dtype.kind not in "fiub":
         raise CheckpointRejected("has a tensor that is not of plain numbers")
-    data = storage.load()
+    data = storage.storages[storage.key]
     if storage.num_elements * dtype.itemsize != len(data):
         raise CheckpointRejected("has a storage of another size than it says")
     view = view_bytes(data, dtype, shape, strides, offset)

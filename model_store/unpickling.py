@@ -13,9 +13,8 @@ import re
 import struct
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from io import BufferedIOBase
-from typing import Any, ClassVar, Final, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 from model_store.errors import CheckpointRejected
 
@@ -46,12 +45,14 @@ _PASSED_OVER = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
 class Global:
     """A name that a pickle may mention; `construct`, where given, is what calling it does."""
 
-    name: str
-    construct: Callable[[Arguments], object] | None = None
+    __slots__ = ("construct", "name")
+
+    def __init__(self, name: str, construct: Callable[[Arguments], object] | None = None) -> None:
+        self.name = name
+        self.construct = construct
 
 
 class PassedOver:
@@ -141,12 +142,12 @@ class Unpickler:
             raise CheckpointRejected("is not a pickle")
         while opcode != pickle.STOP:
             self._budget.count_opcodes()
-            if opcode not in self._OPERATIONS:
+            if opcode not in _OPERATIONS:
                 names = [name for name in pickle.__all__ if getattr(pickle, name) == opcode]
                 if names:
                     raise CheckpointRejected(f"refuses the opcode {names[0]}")
                 raise ValueError(f"it has the unknown opcode {opcode!r}")
-            self._OPERATIONS[opcode](self)
+            _OPERATIONS[opcode](self)
             opcode = bytes(self._read(1))
         return self._pop(1)[0]
 
@@ -278,66 +279,67 @@ class Unpickler:
             raise CheckpointRejected("refuses the opcode BINPERSID")
         return self._load_persistent(persistent_id)
 
-    # What a checkpoint needs of CPython's Lib/pickletools.py, where each opcode is described.
-    _OPERATIONS: ClassVar[Mapping[bytes, Callable[["Unpickler"], object]]] = {
-        pickle.PROTO: lambda self: self._read(1),
-        pickle.FRAME: lambda self: self._read(8),
-        pickle.NONE: lambda self: self._push(None),
-        pickle.NEWTRUE: lambda self: self._push(True),
-        pickle.NEWFALSE: lambda self: self._push(False),
-        pickle.INT: lambda self: self._push(self._read_written_integer()),
-        pickle.BININT: lambda self: self._push(self._read_number("<i")),
-        pickle.BININT1: lambda self: self._push(self._read_number("<B")),
-        pickle.BININT2: lambda self: self._push(self._read_number("<H")),
-        pickle.LONG: lambda self: self._push(self._read_written_integer()),
-        pickle.LONG1: lambda self: self._push(self._read_integer("<B")),
-        pickle.LONG4: lambda self: self._push(self._read_integer("<I")),
-        pickle.FLOAT: lambda self: self._push(float(self._read_line())),
-        pickle.BINFLOAT: lambda self: self._push(self._read_number(">d")),
-        pickle.UNICODE: lambda self: self._push(self._read_written_text()),
-        pickle.SHORT_BINUNICODE: lambda self: self._push(self._read_bytes("<B").decode()),
-        pickle.BINUNICODE: lambda self: self._push(self._read_bytes("<I").decode()),
-        pickle.BINUNICODE8: lambda self: self._push(self._read_bytes("<Q").decode()),
-        # Strings of Python 2: a short one may be a name, a long one is an array's bytes or prose.
-        pickle.STRING: lambda self: self._push(self._read_written_string()),
-        pickle.SHORT_BINSTRING: lambda self: self._push(self._read_bytes("<B").decode("latin-1")),
-        pickle.BINSTRING: lambda self: self._push(self._read_bytes("<I")),
-        pickle.SHORT_BINBYTES: lambda self: self._push(self._read_bytes("<B")),
-        pickle.BINBYTES: lambda self: self._push(self._read_bytes("<I")),
-        pickle.BINBYTES8: lambda self: self._push(self._read_bytes("<Q")),
-        pickle.BYTEARRAY8: lambda self: self._push(self._read_bytes("<Q")),
-        pickle.EMPTY_LIST: lambda self: self._push([]),
-        pickle.EMPTY_DICT: lambda self: self._push({}),
-        pickle.EMPTY_TUPLE: lambda self: self._push(()),
-        pickle.EMPTY_SET: lambda self: self._push(PASSED_OVER),
-        pickle.MARK: lambda self: self._push_mark(),
-        pickle.POP: lambda self: self._pop(1),
-        pickle.POP_MARK: lambda self: self._pop_to_mark(),
-        pickle.LIST: lambda self: self._push(self._pop_to_mark()),
-        pickle.DICT: lambda self: self._make_dictionary(self._pop_to_mark()),
-        pickle.TUPLE: lambda self: self._push(tuple(self._pop_to_mark())),
-        pickle.TUPLE1: lambda self: self._push(tuple(self._pop(1))),
-        pickle.TUPLE2: lambda self: self._push(tuple(self._pop(2))),
-        pickle.TUPLE3: lambda self: self._push(tuple(self._pop(3))),
-        pickle.FROZENSET: lambda self: self._pass_over(self._pop_to_mark()),
-        pickle.APPEND: lambda self: self._extend(self._pop(1)),
-        pickle.APPENDS: lambda self: self._extend(self._pop_to_mark()),
-        pickle.ADDITEMS: lambda self: self._add(self._pop_to_mark()),
-        pickle.SETITEM: lambda self: self._update(self._pop(2)),
-        pickle.SETITEMS: lambda self: self._update(self._pop_to_mark()),
-        pickle.MEMOIZE: lambda self: self._memoize(len(self._memo)),
-        pickle.PUT: lambda self: self._memoize(int(self._read_line())),
-        pickle.BINPUT: lambda self: self._memoize(self._read_number("<B")),
-        pickle.LONG_BINPUT: lambda self: self._memoize(self._read_number("<I")),
-        pickle.GET: lambda self: self._push(self._memo[int(self._read_line())]),
-        pickle.BINGET: lambda self: self._push(self._memo[self._read_number("<B")]),
-        pickle.LONG_BINGET: lambda self: self._push(self._memo[self._read_number("<I")]),
-        pickle.GLOBAL: lambda self: self._push(
-            self._find_global(self._read_line().decode(), self._read_line().decode())
-        ),
-        pickle.STACK_GLOBAL: lambda self: self._push(self._find_global(*self._pop(2))),
-        pickle.REDUCE: lambda self: self._push(self._call(*self._pop(2))),
-        pickle.NEWOBJ: lambda self: self._push(self._call(*self._pop(2))),
-        pickle.BUILD: lambda self: self._build(*self._pop(1)),
-        pickle.BINPERSID: lambda self: self._push(self._find_persistent(*self._pop(1))),
-    }
+
+# What a checkpoint needs of CPython's Lib/pickletools.py, where each opcode is described.
+_OPERATIONS: Mapping[bytes, Callable[[Unpickler], object]] = {
+    pickle.PROTO: lambda self: self._read(1),
+    pickle.FRAME: lambda self: self._read(8),
+    pickle.NONE: lambda self: self._push(None),
+    pickle.NEWTRUE: lambda self: self._push(True),
+    pickle.NEWFALSE: lambda self: self._push(False),
+    pickle.INT: lambda self: self._push(self._read_written_integer()),
+    pickle.BININT: lambda self: self._push(self._read_number("<i")),
+    pickle.BININT1: lambda self: self._push(self._read_number("<B")),
+    pickle.BININT2: lambda self: self._push(self._read_number("<H")),
+    pickle.LONG: lambda self: self._push(self._read_written_integer()),
+    pickle.LONG1: lambda self: self._push(self._read_integer("<B")),
+    pickle.LONG4: lambda self: self._push(self._read_integer("<I")),
+    pickle.FLOAT: lambda self: self._push(float(self._read_line())),
+    pickle.BINFLOAT: lambda self: self._push(self._read_number(">d")),
+    pickle.UNICODE: lambda self: self._push(self._read_written_text()),
+    pickle.SHORT_BINUNICODE: lambda self: self._push(self._read_bytes("<B").decode()),
+    pickle.BINUNICODE: lambda self: self._push(self._read_bytes("<I").decode()),
+    pickle.BINUNICODE8: lambda self: self._push(self._read_bytes("<Q").decode()),
+    # Strings of Python 2: a short one may be a name, a long one is an array's bytes or prose.
+    pickle.STRING: lambda self: self._push(self._read_written_string()),
+    pickle.SHORT_BINSTRING: lambda self: self._push(self._read_bytes("<B").decode("latin-1")),
+    pickle.BINSTRING: lambda self: self._push(self._read_bytes("<I")),
+    pickle.SHORT_BINBYTES: lambda self: self._push(self._read_bytes("<B")),
+    pickle.BINBYTES: lambda self: self._push(self._read_bytes("<I")),
+    pickle.BINBYTES8: lambda self: self._push(self._read_bytes("<Q")),
+    pickle.BYTEARRAY8: lambda self: self._push(self._read_bytes("<Q")),
+    pickle.EMPTY_LIST: lambda self: self._push([]),
+    pickle.EMPTY_DICT: lambda self: self._push({}),
+    pickle.EMPTY_TUPLE: lambda self: self._push(()),
+    pickle.EMPTY_SET: lambda self: self._push(PASSED_OVER),
+    pickle.MARK: lambda self: self._push_mark(),
+    pickle.POP: lambda self: self._pop(1),
+    pickle.POP_MARK: lambda self: self._pop_to_mark(),
+    pickle.LIST: lambda self: self._push(self._pop_to_mark()),
+    pickle.DICT: lambda self: self._make_dictionary(self._pop_to_mark()),
+    pickle.TUPLE: lambda self: self._push(tuple(self._pop_to_mark())),
+    pickle.TUPLE1: lambda self: self._push(tuple(self._pop(1))),
+    pickle.TUPLE2: lambda self: self._push(tuple(self._pop(2))),
+    pickle.TUPLE3: lambda self: self._push(tuple(self._pop(3))),
+    pickle.FROZENSET: lambda self: self._pass_over(self._pop_to_mark()),
+    pickle.APPEND: lambda self: self._extend(self._pop(1)),
+    pickle.APPENDS: lambda self: self._extend(self._pop_to_mark()),
+    pickle.ADDITEMS: lambda self: self._add(self._pop_to_mark()),
+    pickle.SETITEM: lambda self: self._update(self._pop(2)),
+    pickle.SETITEMS: lambda self: self._update(self._pop_to_mark()),
+    pickle.MEMOIZE: lambda self: self._memoize(len(self._memo)),
+    pickle.PUT: lambda self: self._memoize(int(self._read_line())),
+    pickle.BINPUT: lambda self: self._memoize(self._read_number("<B")),
+    pickle.LONG_BINPUT: lambda self: self._memoize(self._read_number("<I")),
+    pickle.GET: lambda self: self._push(self._memo[int(self._read_line())]),
+    pickle.BINGET: lambda self: self._push(self._memo[self._read_number("<B")]),
+    pickle.LONG_BINGET: lambda self: self._push(self._memo[self._read_number("<I")]),
+    pickle.GLOBAL: lambda self: self._push(
+        self._find_global(self._read_line().decode(), self._read_line().decode())
+    ),
+    pickle.STACK_GLOBAL: lambda self: self._push(self._find_global(*self._pop(2))),
+    pickle.REDUCE: lambda self: self._push(self._call(*self._pop(2))),
+    pickle.NEWOBJ: lambda self: self._push(self._call(*self._pop(2))),
+    pickle.BUILD: lambda self: self._build(*self._pop(1)),
+    pickle.BINPERSID: lambda self: self._push(self._find_persistent(*self._pop(1))),
+}

@@ -32,12 +32,14 @@ class Report:
         """The figures for people: per image, in milliseconds."""
         rows = [f"{'stage':12} {'median ms':>10} {'p95 ms':>10}"]
         for stage in (*STAGES, "total"):
-            milliseconds = [1000 * seconds for seconds in self.stage_seconds[stage]]
-            median, p95 = statistics.median(milliseconds), _percentile(milliseconds, 0.95)
+            milliseconds = sorted(1000 * seconds for seconds in self.stage_seconds[stage])
+            median = statistics.median(milliseconds)
+            p95 = milliseconds[min(int(0.95 * len(milliseconds)), len(milliseconds) - 1)]
             rows.append(f"{stage:12} {median:>10.1f} {p95:>10.1f}")
-        rate = self.num_images / self.elapsed_s
-        mean = self.num_instances / self.num_images
-        rows.append(f"{rate:.2f} images per second, {mean:.1f} instances per image")
+        rows.append(
+            f"{self.num_images / self.elapsed_s:.2f} images per second, "
+            f"{self.num_instances / self.num_images:.1f} instances per image"
+        )
         return "\n".join(rows)
 
 
@@ -132,8 +134,3 @@ def _encode(model: str, prediction: Prediction) -> float:
             )
             join(base64_of(encoded.chunks))
     return time.perf_counter() - begun_s
-
-
-def _percentile(values: Sequence[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]

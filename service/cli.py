@@ -13,8 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model_store.errors import ModelStoreError
-from model_store.printable import printable
+from model_store.errors import ModelStoreError, printable
 from service.errors import DeviceUnavailable, InvalidSetting, ServiceError
 from service.models_cli import add_models_commands
 from service.predict.options import add_predict_options

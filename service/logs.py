@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from model_store.printable import printable
+from model_store.errors import printable
 
 PLAIN = re.compile(r"[\w./:+-]+")
 

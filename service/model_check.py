@@ -38,7 +38,9 @@ def check_model(
         ModelStoreError: a step failed.
         ServiceError: the photo, or the device, cannot be used.
     """
-    _report_versions(report)
+    packages = ("densepose-serving", "torch", "torchvision", "numpy")
+    report("versions", ", ".join(f"{name} {metadata.version(name)}" for name in packages))
+    report("platform", f"Python {platform.python_version()}, {platform.platform()}")
     report("model", card.id)
     report("source", card.source or card.file or "added by hand")
     report("expected", card.expectation)
@@ -69,12 +71,6 @@ def check_model(
     report("instances", len(prediction.instances))
     for instance in prediction.instances:
         report("", _describe(instance, card, output))
-
-
-def _report_versions(report: Report) -> None:
-    packages = ("densepose-serving", "torch", "torchvision", "numpy")
-    report("versions", ", ".join(f"{name} {metadata.version(name)}" for name in packages))
-    report("platform", f"Python {platform.python_version()}, {platform.platform()}")
 
 
 @contextmanager

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model_store.catalogue import ModelCard, load_catalogue
-from model_store.errors import CheckpointRejected, CheckpointUnavailable, UnknownModel
-from model_store.printable import printable
+from model_store.errors import CheckpointRejected, CheckpointUnavailable, UnknownModel, printable
 from service.progress import DownloadBar, format_bytes
 from service.whole_number import whole_number
 

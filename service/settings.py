@@ -67,10 +67,6 @@ def _download(values: dict[str, Any]) -> Download:
     return "any" if has_keys or is_loopback(values["host"]) else "preload"
 
 
-def _preload(values: dict[str, Any]) -> tuple[str, ...]:
-    return (values["default_model"],)
-
-
 def _split_list(value: Any) -> Any:
     if not isinstance(value, str):
         return value
@@ -81,16 +77,16 @@ def _keys(value: Any) -> tuple[Key, ...]:
     try:
         return parse_keys(value) if isinstance(value, str) else value
     except ValueError as error:
-        raise PydanticCustomError("keys", "{reason}", {"reason": str(error)}) from None
+        raise _complaint(str(error)) from None
 
 
 def _host(value: str) -> str:
     """The name as it is compared with `Host`; of `*.example.org` as of a name."""
     authority = parse_authority(value.removeprefix("*."))
     if authority is None or not authority.name or authority.port is not None:
-        raise PydanticCustomError("host", "has no name of a host: write it without scheme and port")
+        raise _complaint("has no name of a host: write it without scheme and port")
     if "*" in authority.name and value != "*":
-        raise PydanticCustomError("host", "has a * that is not the whole name before a dot")
+        raise _complaint("has a * that is not the whole name before a dot")
     return f"*.{authority.name}" if value.startswith("*.") else authority.name
 
 
@@ -109,16 +105,13 @@ def _number(value: Any) -> Any:
         raise _complaint(str(error)) from None
 
 
-def _device(value: str) -> str:
-    if not re.fullmatch("auto|cpu|cuda(:[0-9]{1,3})?", value):
-        raise _complaint("must be auto, cpu, cuda, or a certain one as cuda:1")
-    return value
+def _written_as(pattern: str, complaint: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise _complaint(complaint)
+        return value
 
-
-def _digest(value: str) -> str:
-    if not re.fullmatch("[0-9a-f]{64}", value):
-        raise _complaint("is not a SHA-256 in hexadecimal")
-    return value
+    return AfterValidator(check)
 
 
 def _without_tilde(path: Path) -> Path:
@@ -147,6 +140,10 @@ def _complaint(text: str) -> PydanticCustomError:
     return PydanticCustomError("setting", "{text}", {"text": text})
 
 
+Device = _written_as(
+    "auto|cpu|cuda(:[0-9]{1,3})?", "must be auto, cpu, cuda, or a certain one as cuda:1"
+)
+Digest = _written_as("[0-9a-f]{64}", "is not a SHA-256 in hexadecimal")
 Names: TypeAlias = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
 Number: TypeAlias = Annotated[int, BeforeValidator(_number)]
 Positive: TypeAlias = Annotated[Number, Field(ge=1)]
@@ -177,7 +174,7 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[Key, ...], NoDecode, PlainValidator(_keys)] = ()
     api_keys_file: Location | None = None
     # Who may load and unload models: the SHA-256 of the key, in hexadecimal. None: nobody.
-    admin_key: Annotated[str, BeforeValidator(_lower), AfterValidator(_digest)] | None = None
+    admin_key: Annotated[str, BeforeValidator(_lower), Digest] | None = None
     # Whose pages may ask from a browser: origins as https://example.org, or *.
     cors_origins: Names = ()
     # What Host may say beside this machine's own names for itself: *.example.org is any name below
@@ -198,11 +195,11 @@ class Settings(BaseSettings):
     models: Annotated[Names, Field(min_length=1)] | None = None
     default_model: str = "R_50_FPN_s1x"
     # Loaded before the service is ready; by default the default model.
-    preload: Names = Field(default_factory=_preload)
+    preload: Names = Field(default_factory=lambda values: (values["default_model"],))
 
     # The device. The sides are those of the zoo's models; a model that was made for others, as
     # `demo` and an operator's own may be, keeps them.
-    device: Annotated[str, AfterValidator(_device)] = "auto"
+    device: Annotated[str, Device] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     short_side: Annotated[Number, Field(ge=128)] = 800
     long_side: Annotated[Number, Field(ge=128)] = 1333
@@ -243,8 +240,7 @@ class Settings(BaseSettings):
     def _check_pairs(self) -> "Settings":
         for low, high in PAIRS:
             if getattr(self, high) < getattr(self, low):
-                message = f"{_variable(high)} is less than {_variable(low)}"
-                raise PydanticCustomError("less", "{message}", {"message": message})
+                raise _complaint(f"{_variable(high)} is less than {_variable(low)}")
         return self
 
     @property

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from model_store.catalogue import load_catalogue
-from model_store.printable import printable
+from model_store.errors import printable
 from model_store.store import ModelStore
 from service.allocator import keep_freed_memory
 from service.assembly import build_metrics

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from service import assembly
 from service.metrics import Metrics
+from service.pipeline import pipeline
 from service.threads import COUNTS, num_cores, prepare_threads
 
 
@@ -110,8 +110,8 @@ def test_without_a_limit_the_libraries_count_for_themselves(machine):
 
 def test_pictures_are_decoded_and_encoded_in_as_many_threads(machine, monkeypatch):
     root = machine("0::/\n", **version_2("", "300000 100000"))
-    monkeypatch.setattr(assembly, "num_cores", lambda: num_cores(root))
-    pools = assembly.build_threads(Metrics({}))
+    monkeypatch.setattr(pipeline, "num_cores", lambda: num_cores(root))
+    pools = pipeline.Threads(Metrics({}))
     assert pools.decoders._num_threads == pools.encoders._num_threads == 3
     assert pools.pictures.places(is_large=False)._value == 3
     assert pools.pictures.places(is_large=True)._value == 1

@@ -95,6 +95,9 @@ class Source:
         assert self.may_fetch.wait(TIMEOUT_S)
         self.fetched.append(card.id)
 
+    def close(self) -> None:
+        pass
+
     def load_arrays(self, card: ModelCard, progress: Any) -> dict[str, Any]:
         if card.id in self.unreadable:
             raise CheckpointUnavailable("gone")

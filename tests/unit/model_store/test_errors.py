@@ -1,7 +1,6 @@
 import pytest
 
-from model_store.errors import ModelStoreError
-from model_store.printable import printable
+from model_store.errors import ModelStoreError, printable
 
 
 @pytest.mark.parametrize(
