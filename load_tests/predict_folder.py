@@ -9,6 +9,7 @@ encoding, whole files on the disk; with --over-http, a server of its own process
 
 import argparse
 import asyncio
+import io
 import os
 import statistics
 import tempfile
@@ -31,8 +32,8 @@ from service.predict import in_process, over_http
 from service.predict.describing import Describe
 from service.predict.files import find_sources
 from service.predict.folder import open_results
-from service.predict.jobs import Failure, plan_jobs
-from service.predict.progress import Tally
+from service.predict.jobs import plan_jobs
+from service.predict.progress import RunProgress, Tally
 from service.predict.recipes import Recipe, plain
 from service.predict.run import Run
 from service.settings import Settings
@@ -108,17 +109,17 @@ def measure(folder: Path, device: StandIn, *, is_over_http: bool) -> Measured:
     recipe = plain({"outputs": "iuv", "model": "demo"}, "files")
     sources = find_sources([str(folder / "photos")], b"", root=None, out=str(folder / "out"))
     jobs = plan_jobs(sources, recipe, folder / "out").jobs
-    tally, failures = Tally(len(jobs)), list[Failure]()
+    tally = Tally(len(jobs))
     with open_results(folder / "out", {}, does_overwrite=False) as results:
-        run = Run(recipe, results, tally, failures.append, lambda: None, MAX_FILE_BYTES)
+        run = Run(recipe, results, tally, RunProgress(tally, io.StringIO()), MAX_FILE_BYTES)
         with _describing(folder, recipe, device, is_over_http=is_over_http) as describing:
             readings = list[int]()
             begun_s = time.perf_counter()
             with _reading_memory(readings, period_s=max(len(jobs) / 40_000, 0.02)):
                 asyncio.run(run.do(jobs, describing, num_in_flight=CONCURRENCY))
             seconds = time.perf_counter() - begun_s
-    if failures:
-        raise RuntimeError(f"{len(failures)} images failed, such as {failures[0]}")
+    if tally.failed:
+        raise RuntimeError(f"{tally.failed} images failed, such as {tally.failures[0]}")
     return Measured(tally.done, seconds, readings)
 
 

@@ -4,8 +4,7 @@ Needs NumPy and httpx2, and nothing else of this distribution.
 """
 
 from service.client.answers import Answer, Hit, Instance, Map, PartMeasures, Point
-from service.client.async_client import AsyncDensePose
-from service.client.client import DensePose
+from service.client.client import AsyncDensePose, DensePose
 from service.client.descriptions import Health, Model, Models, Part, Render
 from service.client.errors import (
     AnswerTooLarge,

@@ -52,10 +52,10 @@ class PartMeasures:
     name: str
     charts: tuple[int, ...]
     pixels: int
-    box_xyxy: tuple[float, ...] | None
-    centroid_xy: tuple[float, ...] | None
+    box_xyxy: tuple[float, float, float, float] | None = field(metadata={"name": "box"})
+    centroid_xy: tuple[float, float] | None = field(metadata={"name": "centroid"})
     share: float
-    confidence: Mapping[str, float]
+    confidence: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,8 +69,8 @@ class Instance:
     score: float
     class_id: int | None
     class_name: str | None
-    box_xyxy: tuple[float, float, float, float]
-    region_xywh: RegionXYWH
+    box_xyxy: tuple[float, float, float, float] = field(metadata={"name": "box"})
+    region_xywh: RegionXYWH = field(metadata={"name": "region"})
     mesh: str | None = None
     maps: Mapping[str, Map] = field(default_factory=dict)
     parts: Mapping[str, tuple[PartMeasures, ...]] = field(default_factory=dict)
@@ -92,8 +92,8 @@ class Hit:
 class Point:
     """A point of the question, and the instances under it."""
 
-    xy: tuple[float, ...]
-    hits: tuple[Hit, ...]
+    xy: tuple[float, float] = field(metadata={"name": "point"})
+    hits: tuple[Hit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,6 +14,11 @@ from service.client.errors import UnreadableAnswer
 
 # An answer has a hundred instances of a dozen maps at most, each with two numbers beside it.
 MAX_MEMBERS = 20_000
+# What zipfile raises of an archive that is damaged, also in the name of a file.
+NO_ARCHIVE = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError),
+    UnicodeDecodeError,
+)
 COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 # numpy.lib.format, version 1.0: the magic string, the header's length in two bytes, the header.
 MAGIC = b"\x93NUMPY\x01\x00"
@@ -37,7 +42,7 @@ def read_members(content: bytes, *, max_bytes: int) -> dict[str, bytes]:
             members = archive.infolist()
             _check_members(members, max_bytes)
             return {member.filename: archive.read(member) for member in members}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except NO_ARCHIVE as error:
         raise UnreadableAnswer(f"The answer is no archive: {error}.") from error
 
 

@@ -1,14 +1,15 @@
-"""One request and one answer, as far as both clients do it alike; neither sends anything here."""
+"""One request and one answer, and the two ways that they go: waiting, or by asyncio."""
 
+import asyncio
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
@@ -20,6 +21,10 @@ from service.client.errors import (
     ServerUnreachable,
     UnreadableAnswer,
 )
+from service.client.retries import Attempts
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 10.0
 MAX_ERROR_BYTES = 64 * 1024
@@ -30,6 +35,7 @@ HEADERS: Mapping[str, str] = {
     # Pictures are compressed already, and what nobody asked to be packed cannot be a bomb.
     "Accept-Encoding": "identity",
 }
+BINARY: Mapping[str, str] = {"Content-Type": "application/octet-stream"}
 
 
 @dataclass(frozen=True)
@@ -61,15 +67,12 @@ class Request:
             # Relative, so that a path before the server's own is kept.
             self.path.removeprefix("/"),
             params=self.within(left_s).params,
-            headers={"Accept": self.accept} | self._content_type(),
+            headers={"Accept": self.accept, **({} if self.content is None else BINARY)},
             content=self.content,
             data=self.fields or None,
             files=self.files or None,
             timeout=httpx2.Timeout(left_s, connect=min(left_s, CONNECT_TIMEOUT_S)),
         )
-
-    def _content_type(self) -> dict[str, str]:
-        return {} if self.content is None else {"Content-Type": "application/octet-stream"}
 
 
 class Collector:
@@ -120,6 +123,94 @@ class Collector:
                 "DensePose server?"
             )
         return content
+
+
+class Awaiting:
+    """By asyncio."""
+
+    def __init__(
+        self, url: str, api_key: str | None, transport: httpx2.AsyncBaseTransport | None
+    ) -> None:
+        self._http = httpx2.AsyncClient(
+            base_url=check_address(url),
+            headers={**HEADERS, **key_headers(api_key)},
+            transport=transport,
+            limits=LIMITS,
+        )
+
+    async def attempt(self, request: Request, attempts: Attempts, max_bytes: int) -> bytes:
+        """The answer, or an error of ours, in the time that is left for another attempt."""
+        left_s = attempts.left_s()
+        try:
+            # The HTTP library's own limits are those of a single read.
+            async with asyncio.timeout(left_s):
+                with translated():
+                    response = await self._http.send(request.build(self._http, left_s), stream=True)
+                    try:
+                        collector = Collector(
+                            response, max_bytes=max_bytes, deadline_s=attempts.deadline_s
+                        )
+                        async for chunk in response.aiter_raw():
+                            collector.add(chunk)
+                    finally:
+                        await response.aclose()
+                return collector.content()
+        except TimeoutError:
+            raise OutOfTime("The server did not answer in time.") from None
+
+    async def aside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What comes of the work, which keeps no other task waiting."""
+        return await asyncio.to_thread(work, *args, **kwargs)
+
+    async def pause(self, seconds: float) -> None:
+        """Let the other tasks go on."""
+        await asyncio.sleep(seconds)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+
+class Waiting:
+    """Without asyncio: all is there as soon as it is awaited."""
+
+    def __init__(
+        self, url: str, api_key: str | None, transport: httpx2.BaseTransport | None
+    ) -> None:
+        self._http = httpx2.Client(
+            base_url=check_address(url),
+            headers={**HEADERS, **key_headers(api_key)},
+            transport=transport,
+            limits=LIMITS,
+        )
+
+    async def attempt(self, request: Request, attempts: Attempts, max_bytes: int) -> bytes:
+        """The answer, or an error of ours, in the time that is left for another attempt."""
+        built = request.build(self._http, attempts.left_s())
+        with translated():
+            response = self._http.send(built, stream=True)
+            try:
+                collector = Collector(response, max_bytes=max_bytes, deadline_s=attempts.deadline_s)
+                for chunk in response.iter_raw():
+                    collector.add(chunk)
+            finally:
+                response.close()
+        return collector.content()
+
+    async def aside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What comes of the work."""
+        return work(*args, **kwargs)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)  # noqa: ASYNC251  # there is no event loop that could do more meanwhile
+
+    async def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+
+Way: TypeAlias = Awaiting | Waiting
 
 
 @contextmanager

@@ -1,85 +1,22 @@
-"""A server's JSON, of which nothing is believed before it was looked at."""
+"""A server's JSON as dataclasses, of which nothing is believed before it was looked at."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from contextlib import suppress
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from service.client.errors import UnreadableAnswer
 from service.client.exchange import shown
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True)
-class Fields:
-    """An object of JSON; its fields by their type. What is not of it is an `UnreadableAnswer`."""
-
-    values: Mapping[str, Any]
-
-    def text(self, name: str) -> str:
-        """A string."""
-        return _checked(name, self.values.get(name), str)
-
-    def text_or_none(self, name: str) -> str | None:
-        """A string, or null, or nothing."""
-        return None if self.values.get(name) is None else self.text(name)
-
-    def number(self, name: str) -> float:
-        """A number."""
-        return _number(name, self.values.get(name))
-
-    def number_or_none(self, name: str) -> float | None:
-        """A number, or null, or nothing."""
-        return None if self.values.get(name) is None else self.number(name)
-
-    def integer(self, name: str) -> int:
-        """A whole number."""
-        return _checked(name, self.values.get(name), int)
-
-    def integer_or_none(self, name: str) -> int | None:
-        """A whole number, or null, or nothing."""
-        return None if self.values.get(name) is None else self.integer(name)
-
-    def numbers(self, name: str, count: int) -> tuple[float, ...]:
-        """So many numbers."""
-        values = _checked(name, self.values.get(name), list)
-        if len(values) != count:
-            raise _unreadable(name)
-        return tuple(_number(name, value) for value in values)
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        """Strings."""
-        return tuple(
-            _checked(name, one, str) for one in _checked(name, self.values.get(name), list)
-        )
-
-    def numbers_by_name(self, name: str) -> dict[str, float]:
-        """Numbers by their names; none where the field is missing."""
-        values = _checked(name, self.values.get(name, {}), dict)
-        return {key: _number(name, value) for key, value in values.items()}
-
-    def texts_by_name(self, name: str) -> dict[str, str]:
-        """Strings by their names."""
-        values = _checked(name, self.values.get(name), dict)
-        return {key: _checked(name, value, str) for key, value in values.items()}
-
-    def objects(self, name: str) -> list["Fields"]:
-        """Objects; none where the field is missing."""
-        values = _checked(name, self.values.get(name, []), list)
-        return [Fields(_checked(name, value, dict)) for value in values]
-
-    def objects_by_name(self, name: str) -> dict[str, list["Fields"]]:
-        """Lists of objects by their names; none where the field is missing."""
-        values = Fields(_checked(name, self.values.get(name, {}), dict))
-        return {key: values.objects(key) for key in values.values}
-
-    def inner(self, name: str) -> "Fields":
-        """An object."""
-        return Fields(_checked(name, self.values.get(name), dict))
+PLAIN = frozenset((int, str, dict, list))
 
 
-def parse_fields(content: bytes | str) -> Fields:
+def parse_fields(content: bytes | str) -> dict[str, Any]:
     """The object that the JSON is.
 
     Raises:
@@ -91,24 +28,62 @@ def parse_fields(content: bytes | str) -> Fields:
         raise UnreadableAnswer("The answer is not JSON.") from None
     if not isinstance(values, dict):
         raise UnreadableAnswer("The answer is JSON, but not an object.")
-    return Fields(values)
+    return values
 
 
-def _checked(name: str, value: Any, kind: type[T]) -> T:
+def read_object(kind: type[T], values: Mapping[str, Any], **given: Any) -> T:
+    """The object as a dataclass, each of whose fields is of its type.
+
+    What may be None may be missing, and so may what has a default. A field is called in the JSON
+    as its metadata say, else as here; what is `given` is not read.
+
+    Raises:
+        UnreadableAnswer: a field is missing, or of another type.
+    """
+    for field, name, hint, has_default in _fields_of(kind):  # type: ignore[arg-type]  # it is hashable
+        if field not in given and (name in values or not has_default):
+            given[field] = read_value(hint, values.get(name), name)
+    return kind(**given)
+
+
+@cache
+def _fields_of(kind: Any) -> tuple[tuple[str, str, Any, bool], ...]:
+    """The fields: their names here and in the JSON, types, and whether they have a default."""
+    hints = get_type_hints(kind)
+    return tuple(
+        (
+            field.name,
+            field.metadata.get("name", field.name),
+            hints[field.name],
+            field.default is not MISSING or field.default_factory is not MISSING,
+        )
+        for field in fields(kind)
+    )
+
+
+def read_list(kind: type[T], values: Mapping[str, Any], name: str) -> tuple[T, ...]:
+    """The objects that a field has; none where it is missing. Raises: `UnreadableAnswer`."""
+    listed = read_value(list, values.get(name, []), name)
+    return tuple(read_object(kind, read_value(dict, one, name)) for one in listed)
+
+
+def read_value(kind: Any, value: Any, name: str) -> Any:
+    """The value of a field as what its type says. Raises: `UnreadableAnswer`."""
     # In Python, but not in JSON, true is a number.
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise _unreadable(name)
-    return value
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _unreadable(name)
-    try:
-        return float(value)
-    except OverflowError:
-        raise _unreadable(name) from None
-
-
-def _unreadable(name: str) -> UnreadableAnswer:
-    return UnreadableAnswer(f"The answer's {shown(name)!r} is not what it should be.")
+    if kind in PLAIN and isinstance(value, kind) and not isinstance(value, bool):
+        return value
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            return float(value)
+    origin, kinds = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return None if value is None else read_value(kinds[0], value, name)
+    if origin is tuple and isinstance(value, list):
+        kinds = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
+        if len(kinds) == len(value):
+            return tuple(read_value(*one, name) for one in zip(kinds, value, strict=True))
+    if origin is Mapping and isinstance(value, dict):
+        return {key: read_value(kinds[1], one, name) for key, one in value.items()}
+    if is_dataclass(kind) and isinstance(value, dict):
+        return read_object(kind, value)  # type: ignore[arg-type]  # it is no object of one
+    raise UnreadableAnswer(f"The answer's {shown(name)!r} is not what it should be.")

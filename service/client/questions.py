@@ -85,11 +85,6 @@ def ask_about(image: Picture, wishes: Wishes, *, accept: str = NPZ) -> Request:
     )
 
 
-def model_named(name: str) -> Request:
-    """The request for a model's description."""
-    return Request("GET", f"/v1/models/{quote(name)}")
-
-
 def change_of(name: str, what: Literal["load", "unload"]) -> Request:
     """The request to load or unload a model."""
     # Between a load and its repetition somebody may have unloaded.

@@ -25,7 +25,7 @@ from service.predict import in_process, over_http
 from service.predict.describing import CannotGoOn, Describe
 from service.predict.files import STANDARD_INPUT, Job, find_sources
 from service.predict.folder import FAILURES, STATE, AnotherRun, Results, has_record, open_results
-from service.predict.jobs import Failure, Jobs, plan_jobs
+from service.predict.jobs import Jobs, plan_jobs
 from service.predict.options import KEY_VARIABLE, PARAMETERS
 from service.predict.progress import RunProgress, Tally
 from service.predict.recipes import DATA_SETS, Form, Recipe, for_tool, plain
@@ -33,7 +33,6 @@ from service.predict.run import Run
 from service.settings import Settings
 
 FAILURE = 1
-MAX_SHOWN = 1000
 DECIDED_BY_DATA_SET = ("render", "outputs", "layout", "parts", "format")
 
 
@@ -165,23 +164,14 @@ def _check_free(jobs: Sequence[Job], asked: Asked, usage: Usage) -> None:
 def _work(planned: Jobs, asked: Asked, results: Results, settings: Settings) -> int:
     """Do what is not done yet, and report; the exit status."""
     jobs = [job for job in planned.jobs if not results.has(asked.recipe.places(job.place) or ())]
-    failures: list[Failure] = []
-
-    def note(failure: Failure) -> None:
-        results.note_failure(asdict(failure))
-        # All of a hundred thousand would be no report.
-        if len(failures) < MAX_SHOWN:
-            failures.append(failure)
-
-    for failure in planned.failures:
-        note(failure)
     tally = Tally(
-        total=len(planned.jobs) + len(planned.failures),
-        found=len(planned.jobs) - len(jobs),
-        failed=len(planned.failures),
+        total=len(planned.jobs) + len(planned.failures), found=len(planned.jobs) - len(jobs)
     )
+    for failure in planned.failures:
+        results.note_failure(asdict(failure))
+        tally.note(failure)
     progress = RunProgress(tally, sys.stderr)
-    run = Run(asked.recipe, results, tally, note, progress.show, settings.max_body_bytes)
+    run = Run(asked.recipe, results, tally, progress, settings.max_body_bytes)
     ending = None
     try:
         if jobs:
@@ -192,7 +182,7 @@ def _work(planned: Jobs, asked: Asked, results: Results, settings: Settings) -> 
         ending = f"densepose: {error.code}: {error}; run it again to go on"
     finally:
         progress.close()
-        _report(failures, tally, planned, asked)
+        _report(tally, planned, asked)
     if ending is not None:
         sys.stderr.write(ending + "\n")
     return FAILURE if ending is not None or tally.failed else 0
@@ -230,14 +220,14 @@ def _by_this_process(asked: Asked, settings: Settings) -> AbstractAsyncContextMa
     return in_process.describing(settings, models, question, metrics)
 
 
-def _report(failures: Sequence[Failure], tally: Tally, planned: Jobs, asked: Asked) -> None:
+def _report(tally: Tally, planned: Jobs, asked: Asked) -> None:
     """Tell what became of the images."""
-    for failure in failures:
+    for failure in tally.failures:
         sys.stderr.write(
             f"{printable(failure.path)}: {failure.code}: {printable(failure.detail)}\n"
         )
-    if tally.failed > len(failures):
-        more = tally.failed - len(failures)
+    if tally.failed > len(tally.failures):
+        more = tally.failed - len(tally.failures)
         sys.stderr.write(
             f"and {more} more, all of which are in {printable(str(asked.out / STATE / FAILURES))}\n"
         )

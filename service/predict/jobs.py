@@ -6,16 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.predict.files import Job, Source
+from service.predict.progress import Failure
 from service.predict.recipes import Recipe
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An image that was not described; the code is the contract's, or one of our own."""
-
-    path: str
-    code: str
-    detail: str
 
 
 @dataclass(slots=True)

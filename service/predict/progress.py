@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TextIO
 
 from service.progress import StatusLine, draw_bar
@@ -10,6 +10,16 @@ from service.progress import StatusLine, draw_bar
 # The speed is that of the last while: the first images wait for the model.
 WINDOW_S = 30.0
 MIN_SPAN_S = 0.5
+MAX_SHOWN = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An image that was not described; the code is the contract's, or one of our own."""
+
+    path: str
+    code: str
+    detail: str
 
 
 @dataclass(slots=True)
@@ -20,6 +30,14 @@ class Tally:
     done: int = 0
     found: int = 0
     failed: int = 0
+    # The first of those that failed: all of a hundred thousand would be no report.
+    failures: list[Failure] = field(default_factory=list)
+
+    def note(self, failure: Failure) -> None:
+        """Count an image that failed."""
+        self.failed += 1
+        if len(self.failures) < MAX_SHOWN:
+            self.failures.append(failure)
 
     @property
     def over(self) -> int:

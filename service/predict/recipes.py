@@ -32,7 +32,6 @@ Form: TypeAlias = Literal["picture", "files", "npz"]
 Content: TypeAlias = bytes | Mapping[str, bytes]
 
 MAX_ANSWER_BYTES = 2**30
-FOLDER_SUFFIX = "maps"
 # Members of an answer's archive; none of these can lead out of a folder.
 MEMBER = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+")
 RESULT = "result"
@@ -47,15 +46,33 @@ JPEG_OPTIONS = (
 class Recipe:
     """What to ask, and how the answer is kept.
 
-    `places` tells from an image's place those of its files, or None where the data set has no
-    place for such an image. `contents` makes what is in them, in the same order, of the answer
-    about an image. The last of the files is written last: where it is, all are.
+    `contents` makes what is in an image's files, in the order of their `endings`, of the answer
+    about it. The last of the files is written last: where it is, all are.
     """
 
     accept: str
     wishes: Mapping[str, str]
-    places: Callable[[str], tuple[str, ...] | None]
+    endings: tuple[str, ...]
     contents: Callable[[bytes, Job], tuple[Content, ...]]
+    # The folder of a data set's images, and that of the files beside it.
+    folders: tuple[str, str] | None = None
+    # What the names of a data set's photos of people end in, and those of others.
+    person: str = ""
+    garment: str | None = None
+
+    def places(self, place: str) -> tuple[str, ...] | None:
+        """The places of an image's files; None where the data set has no place for the image."""
+        stem = os.path.splitext(place)[0]
+        if self.folders is not None:
+            parent, name = os.path.split(stem)
+            above, own = os.path.split(parent)
+            # A folder that was named itself has no name here.
+            if own not in {"", self.folders[0]}:
+                return None
+            if self.garment is not None and name.endswith(self.garment):
+                return None
+            stem = os.path.join(above, self.folders[1], name.removesuffix(self.person))
+        return tuple(stem + ending for ending in self.endings)
 
 
 def for_tool(preset: Preset, tool: Tool) -> dict[str, str]:
@@ -69,32 +86,22 @@ def for_tool(preset: Preset, tool: Tool) -> dict[str, str]:
 def plain(wishes: Mapping[str, str], form: Form) -> Recipe:
     """The tree of the images, with other suffixes."""
     if form == "files":
-        return Recipe(ZIP, wishes, _with_suffix(FOLDER_SUFFIX), _unpack)
+        return Recipe(ZIP, wishes, (".maps",), _unpack)
     if form == "npz":
-        return Recipe(NPZ, wishes, _with_suffix("npz"), _without_timing)
+        return Recipe(NPZ, wishes, (".npz",), _without_timing)
     media_type = PRESETS[wishes["render"]].media_type if "render" in wishes else PNG
     contents = _numbered if media_type == COCO else _as_it_is
-    return Recipe(media_type, wishes, _with_suffix(SUFFIXES[media_type]), contents)
+    return Recipe(media_type, wishes, (f".{SUFFIXES[media_type]}",), contents)
 
 
 def viton_hd(wishes: Mapping[str, str]) -> Recipe:
     """`image/X.jpg` to `image-densepose/X.jpg`. HR-VITON, cp_dataset.py; IDM-VTON, inference.py."""
-
-    def places(place: str) -> tuple[str, ...] | None:
-        return _beside(place, "image", "image-densepose", lambda name: (f"{name}.jpg",))
-
-    return Recipe(PNG, _of_preset("viton", wishes), places, _as_jpeg)
+    folders = ("image", "image-densepose")
+    return Recipe(PNG, _of_preset("viton", wishes), (".jpg",), _as_jpeg, folders)
 
 
 def dresscode(wishes: Mapping[str, str]) -> Recipe:
     """`images/X_0.jpg` to `dense/X_5_uv.npz` and `dense/X_5.png`. dress-code, data/dataset.py."""
-
-    def names(name: str) -> tuple[str, ...] | None:
-        # Photos of people end in _0, of garments in _1.
-        if name.endswith("_1"):
-            return None
-        name = name.removesuffix("_0")
-        return f"{name}_5_uv.npz", f"{name}_5.png"
 
     def contents(answer: bytes, _: Job) -> tuple[Content, ...]:
         members = _members_of(answer)
@@ -103,16 +110,19 @@ def dresscode(wishes: Mapping[str, str]) -> Recipe:
 
     chosen = {"outputs": "labels,uv", "layout": "image", **_of_preset("uv-npz", wishes)}
     del chosen["render"]
-    return Recipe(ZIP, chosen, lambda place: _beside(place, "images", "dense", names), contents)
+    return Recipe(
+        ZIP,
+        chosen,
+        ("_5_uv.npz", "_5.png"),
+        contents,
+        folders=("images", "dense"),
+        person="_0",
+        garment="_1",
+    )
 
 
 def densepose_1(wishes: Mapping[str, str]) -> Recipe:
     """`X_INDS.png` and `X_IUV.png`, as DensePose wrote them. DensePose, detectron/utils/vis.py."""
-
-    def places(place: str) -> tuple[str, ...]:
-        name = os.path.splitext(place)[0]
-        return f"{name}_INDS.png", f"{name}_IUV.png"
-
     chosen = _of_preset("instances", wishes)
     # Both are drawn in the same way, or they would contradict each other.
     style = style_with(PRESETS["iuv-dp1"], check_parameters(chosen.items()))
@@ -122,7 +132,7 @@ def densepose_1(wishes: Mapping[str, str]) -> Recipe:
         iuv_HW3 = draw(style, _read_prediction(members), Scenery())
         return _member(members, "render.png"), encode_png(iuv_HW3, CHANNELS)
 
-    return Recipe(ZIP, {**chosen, "outputs": "iuv"}, places, contents)
+    return Recipe(ZIP, {**chosen, "outputs": "iuv"}, ("_INDS.png", "_IUV.png"), contents)
 
 
 def dump(wishes: Mapping[str, str], form: str = "torch") -> Recipe:
@@ -138,7 +148,7 @@ def dump(wishes: Mapping[str, str], form: str = "torch") -> Recipe:
         except (TypeError, ValueError, RecursionError) as error:
             raise UnreadableAnswer(f"The answer is no dump of an image: {error}.") from error
 
-    return Recipe(NPZ, _of_preset("dump-npz", wishes), _with_suffix("pkl"), contents)
+    return Recipe(NPZ, _of_preset("dump-npz", wishes), (".pkl",), contents)
 
 
 CHANNELS = {"Software": "densepose-serving", "channels": "V,U,I"}
@@ -150,23 +160,6 @@ DATA_SETS: Mapping[str, Callable[[Mapping[str, str]], Recipe]] = {
     "dump-pickle": partial(dump, form="pickle"),
     "dump-plain": partial(dump, form="plain"),
 }
-
-
-def _with_suffix(suffix: str) -> Callable[[str], tuple[str, ...]]:
-    return lambda place: (f"{os.path.splitext(place)[0]}.{suffix}",)
-
-
-def _beside(
-    place: str, folder: str, target: str, names: Callable[[str], tuple[str, ...] | None]
-) -> tuple[str, ...] | None:
-    """The places in the folder `target` beside `folder`; None of what lies in another one."""
-    parent, name = os.path.split(place)
-    above, own = os.path.split(parent)
-    # A folder that was named itself has no name here.
-    if own not in {"", folder}:
-        return None
-    found = names(os.path.splitext(name)[0])
-    return None if found is None else tuple(os.path.join(above, target, one) for one in found)
 
 
 def _of_preset(name: str, wishes: Mapping[str, str]) -> dict[str, str]:

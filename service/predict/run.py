@@ -1,17 +1,16 @@
 """The way of many images through a few at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from service.client.errors import UnreadableAnswer
 from service.predict.describing import CannotGoOn, Describe, NotDescribed
 from service.predict.files import FileRejected, Job, read_source
 from service.predict.folder import FATAL_ERRORS, Results
-from service.predict.jobs import Failure
-from service.predict.progress import Tally
+from service.predict.progress import Failure, RunProgress, Tally
 from service.predict.recipes import Recipe
 
 REDRAW_S = 0.1
@@ -19,13 +18,12 @@ REDRAW_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What every job needs; `on_failure` is told of those that fail, `on_change` of the rest."""
+    """What every job needs."""
 
     recipe: Recipe
     results: Results
     tally: Tally
-    on_failure: Callable[[Failure], None]
-    on_change: Callable[[], None]
+    progress: RunProgress
     max_file_bytes: int
 
     async def do(
@@ -44,7 +42,7 @@ class Run:
         executor = ThreadPoolExecutor(num_in_flight, thread_name_prefix="file")
         asyncio.get_running_loop().set_default_executor(executor)
         left = iter(jobs)
-        async with describing as describe, _called_now_and_then(self.on_change):
+        async with describing as describe, _shown_now_and_then(self.progress):
             workers = [
                 asyncio.create_task(self._work(left, describe))
                 for _ in range(min(num_in_flight, len(jobs)))
@@ -85,16 +83,17 @@ class Run:
             self.results.write(places, self.recipe.contents(answer, job))
 
     def _fail(self, job: Job, code: str, detail: str) -> None:
-        self.tally.failed += 1
         self.results.discard(self.recipe.places(job.place) or ())
-        self.on_failure(Failure(job.path, code, detail))
+        failure = Failure(job.path, code, detail)
+        self.results.note_failure(asdict(failure))
+        self.tally.note(failure)
 
 
 @asynccontextmanager
-async def _called_now_and_then(call: Callable[[], None]) -> AsyncIterator[None]:
+async def _shown_now_and_then(progress: RunProgress) -> AsyncIterator[None]:
     async def repeat() -> None:
         while True:
-            call()
+            progress.show()
             await asyncio.sleep(REDRAW_S)
 
     task = asyncio.create_task(repeat())

@@ -33,8 +33,6 @@ from service.client import (
     UnknownModel,
     UnreadableAnswer,
     UnsupportedOutput,
-    async_client,
-    client,
 )
 from service.output.archives import write_npz
 
@@ -149,13 +147,17 @@ def test_many_tasks_share_one_asynchronous_client(server: Server, densepose: Den
     assert set(asyncio.run(ask())) == {len(densepose.describe(PICTURE).instances)}
 
 
-@pytest.mark.parametrize("module", [client, async_client])
+@pytest.mark.parametrize("kind", [DensePose, AsyncDensePose])
 def test_the_examples_work(
-    module: object, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(PICTURE, tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
-    examples = [test for test in doctest.DocTestFinder().find(module) if test.examples]
+    examples = [
+        test
+        for test in doctest.DocTestFinder().find(kind, globs={kind.__name__: kind})
+        if test.examples
+    ]
     assert examples
     for test in examples:
         for example in test.examples:

@@ -126,6 +126,12 @@ def test_an_archive_of_too_many_arrays_is_refused():
         read_arrays(write_zip({f"{i}.npy": b"" for i in range(MAX_MEMBERS + 1)}), max_bytes=MANY)
 
 
+def test_a_name_that_is_no_text_is_refused():
+    good = zipped([("größe.npy", write_npy(np.zeros(3)))])
+    with pytest.raises(UnreadableAnswer, match="no archive"):
+        read_arrays(good.replace("größe".encode(), b"gr\x80\x80\x80\x80e"), max_bytes=MANY)
+
+
 GOOD = write_npz(ARRAYS)
 
 

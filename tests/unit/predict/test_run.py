@@ -1,6 +1,7 @@
 """Many images at a few at a time, described by whatever stands in."""
 
 import asyncio
+import io
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from service.client.errors import UnreadableAnswer
 from service.predict.describing import CannotGoOn, NotDescribed
 from service.predict.files import Job
 from service.predict.folder import open_results
-from service.predict.progress import Tally
+from service.predict.progress import RunProgress, Tally
 from service.predict.recipes import plain
 from service.predict.run import Run
 
@@ -54,18 +55,17 @@ def jobs(tmp_path: Path) -> list[Job]:
 
 def do(jobs, device: StandIn, out: Path, recipe=None, num_in_flight=4):
     """What became of them: the tally, and the failures."""
-    failures, tally = [], Tally(len(jobs))
+    tally = Tally(len(jobs))
     with open_results(out, {}, does_overwrite=False) as results:
         run = Run(
             recipe or plain({}, "picture"),
             results,
             tally,
-            on_failure=failures.append,
-            on_change=lambda: None,
+            RunProgress(tally, io.StringIO()),
             max_file_bytes=100,
         )
         asyncio.run(run.do(jobs, device.describing(), num_in_flight=num_in_flight))
-    return tally, failures
+    return tally, tally.failures
 
 
 def test_all_are_described_in_order_a_few_at_a_time(jobs, tmp_path: Path):
