@@ -84,7 +84,7 @@ class Scene:
         transport = httpx2.ASGITransport(self.service.application)
         async with (
             self.service.engine.running(),
-            httpx2.AsyncClient(transport=transport, base_url="http://test", timeout=600) as client,
+            httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=600) as client,
         ):
             first = {
                 model_id: await self.ask(client, model_id) for model_id in dict.fromkeys(order)
