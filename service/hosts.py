@@ -3,10 +3,7 @@
 import ipaddress
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 
-# Clients name few hosts again and again; who invents others pushes out his own.
-MAX_REMEMBERED = 1024
 # A name, or an address of IPv6 in brackets; there may be a port.
 AUTHORITY = re.compile(r"([a-z0-9._~%!$&'()*+,;=-]*|\[[0-9a-f:.]+\])(?::([0-9]{0,5}))?")
 
@@ -19,7 +16,6 @@ class Authority:
     port: int | None = None
 
 
-@lru_cache(MAX_REMEMBERED)
 def parse_authority(text: str) -> Authority | None:
     """What the text names; None where it is no host, as with a user's name or a path in it."""
     match = AUTHORITY.fullmatch(text.lower())
@@ -34,7 +30,6 @@ def parse_authority(text: str) -> Authority | None:
         return None
 
 
-@lru_cache(MAX_REMEMBERED)
 def is_loopback(name: str) -> bool:
     """Whether a host's name, or its address, is always that of the machine itself. RFC 6761."""
     if name == "localhost" or name.endswith(".localhost"):

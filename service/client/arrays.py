@@ -16,7 +16,11 @@ from service.client.errors import UnreadableAnswer
 MAX_MEMBERS = 20_000
 # What zipfile raises of an archive that is damaged, also in the name of a file.
 NO_ARCHIVE = (
-    *(zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError),
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
     UnicodeDecodeError,
 )
 COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}

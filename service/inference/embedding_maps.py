@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from service.datatypes import MAPS, AnyMap, Output
+from service.datatypes import COARSE_LOGITS, MAPS, AnyMap, Output
 from service.inference.devices import traits_of
-from service.inference.map_buffer import COARSE_LOGITS, Chunk, MapBuffer, MapLayout, spread
+from service.inference.map_buffer import Chunk, MapBuffer, MapLayout, spread
 from service.inference.regions import Tile, argmax_of_columns, argmax_of_rows, as_table, tiles
 from service.network.densepose_head import HeadOutput
 from service.network.kernels import has_kernels

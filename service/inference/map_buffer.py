@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.datatypes import AnyMap, Map, Output, Query, RawMap, RegionXYWH, SizeHW
+from service.datatypes import COARSE_LOGITS, AnyMap, Map, Output, Query, RawMap, RegionXYWH, SizeHW
 from service.inference.devices import to_host
 
 MapLayout: TypeAlias = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 # Every map begins at a multiple of this, as the largest sample asks.
 ALIGNMENT = 16
 # Beside the outputs' own maps.
-COARSE_LOGITS, CONFIDENCE_RANGES = "coarse_logits", "confidence_ranges"
+CONFIDENCE_RANGES = "confidence_ranges"
 # Of confidences: sample 0 is off the body, so that their least value is 1.
 QUANTIZED_MIN, QUANTIZED_MAX = 1, 65535
 # Of a map, at once.

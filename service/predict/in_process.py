@@ -117,7 +117,10 @@ class _Describer:
                     task = await self._pipeline.prepare(
                         Pictures(image, self._atlas), self._plan, record, holding, deadline_s
                     )
-                return join((await self._pipeline.answer(task)).chunks)
+                    answering = self._pipeline.answer(task)
+                    # The pixels are counted no longer than the answer needs them.
+                    del task
+                return join((await answering).chunks)
         finally:
             async with self._has_ended:
                 self._has_ended.notify_all()

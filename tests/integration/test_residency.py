@@ -29,6 +29,7 @@ FULL_WIDTH = (
     *("R_50_FPN_WC1_s1x", "cse_R_50_FPN_s1x", "cse_R_50_FPN_DL_soft_s1x"),
 )
 NUM_REQUESTS, NUM_CLIENTS = 40, 4
+LOCAL = "http://localhost"
 TIMEOUT_MS = 300_000
 BOXES = "[[40,30,200,280],[100.5,80,300.25,330]]"
 PHOTO = (DATA / "pictures" / "figure_1.png").read_bytes()
@@ -84,7 +85,9 @@ class Scene:
         transport = httpx2.ASGITransport(self.service.application)
         async with (
             self.service.engine.running(),
-            httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=600) as client,
+            httpx2.AsyncClient(
+                transport=transport, base_url="http://localhost", timeout=600
+            ) as client,
         ):
             first = {
                 model_id: await self.ask(client, model_id) for model_id in dict.fromkeys(order)
